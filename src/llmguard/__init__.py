@@ -1,0 +1,1 @@
+"""Guardrails for LLM spend."""

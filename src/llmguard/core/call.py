@@ -1,0 +1,111 @@
+"""A call as the guard sees it: parsed once by its dialect, then read by every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+UNATTRIBUTED = "unattributed"
+DEFAULT_ORG = "default"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What an adapter read from its caller. Header names are lower-case; ``path`` is without query and mount prefix.
+
+    ``query`` is the raw query string without the question mark.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """An object that lives at the provider (a response, a file, a cached content …)."""
+
+    kind: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls: a verified key and the attribution that it allows. ``None`` in ``budget`` fields means no own rule."""
+
+    key_id: str
+    subject: str
+    team: str
+    env: str
+    feature: str
+    org: str = DEFAULT_ORG
+    budget: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Attribution:
+    """Whom a call is charged to."""
+
+    org: str = DEFAULT_ORG
+    team: str = UNATTRIBUTED
+    env: str = UNATTRIBUTED
+    feature: str = UNATTRIBUTED
+    end_user: str | None = None
+    principal: str | None = None
+    key_id: str | None = None
+    task_id: str | None = None
+    tree_id: str | None = None
+    trace_id: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request, understood.
+
+    ``doc`` is the decoded body (``None`` for a body no dialect understands). ``max_tokens`` is what the caller named;
+    ``choices`` how many answers are generated (``n``). ``prompt_bytes`` is a strict upper bound of the prompt's tokens
+    that costs nothing to know (a byte-level tokenizer never makes more tokens than bytes). ``extra_input_tokens`` is
+    what the prompt costs beyond its text (images, audio, files), as a worst case. ``reads`` are objects at the
+    provider that the body or path names; ``server_context`` says that such an object adds unseen input, which then
+    counts as the model's whole context window.
+    """
+
+    dialect: str
+    family: str
+    endpoint: str
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    model: str
+    doc: dict[str, Any] | None = None
+    stream: bool = False
+    max_tokens: int | None = None
+    choices: int = 1
+    generates: bool = True
+    wants_usage_chunk: bool = True
+    end_user: str | None = None
+    prompt_bytes: int = 0
+    extra_input_tokens: int = 0
+    server_context: bool = False
+    reads: tuple[ObjectRef, ...] = ()
+    creates: str | None = None
+    deletes: ObjectRef | None = None
+    metered: bool = True
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What the guard changes in a request body before it is forwarded; everything else stays byte for byte."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    ask_usage: bool = False
+
+    def __bool__(self) -> bool:
+        return self.model is not None or self.max_tokens is not None or self.ask_usage

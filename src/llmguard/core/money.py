@@ -1,0 +1,114 @@
+"""Money as integers: amounts in nano-USD (10^-9 $), prices in femto-USD (10^-15 $) per token.
+
+A price such as $0.0125 per million tokens is 12.5 nano-USD a token, so prices need a finer unit than amounts. Rounding
+happens once per ledger entry, up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from llmguard.core.usage import Usage
+
+NANO = 10**9
+FEMTO_PER_NANO = 10**6
+
+
+def nano_from_usd(amount: Decimal | str | int) -> int:
+    """Dollars to nano-USD, exactly. Raises ValueError when the amount is finer than a nano-dollar."""
+    nano = Decimal(amount) * NANO
+    if nano != nano.to_integral_value():
+        raise ValueError(f"{amount} is finer than a nano-dollar (0.000000001)")
+    return int(nano)
+
+
+def usd_string(nano: int) -> str:
+    """Nano-USD as a plain decimal string without trailing zeros: 1_500_000_000 -> "1.5"."""
+    sign = "-" if nano < 0 else ""
+    whole, part = divmod(abs(nano), NANO)
+    return f"{sign}{whole}.{part:09d}".rstrip("0").rstrip(".")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Femto-USD per token of each kind; ``None`` means "priced as the kind it is part of"."""
+
+    input: int
+    output: int
+    cached_input: int | None = None
+    cache_write: int | None = None
+    cache_write_1h: int | None = None
+    input_audio: int | None = None
+    cached_audio: int | None = None
+    output_audio: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Nano-USD of one entry. ``total`` is rounded up once; the parts sum to it."""
+
+    total: int
+    input: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one model costs. ``tiers`` are (threshold, rates): the last one whose threshold the input exceeds applies.
+
+    ``per_request`` is femto-USD charged once per call. ``version`` says which catalog and date the numbers came from.
+    """
+
+    rates: Rates
+    version: str
+    tiers: tuple[tuple[int, Rates], ...] = ()
+    per_request: int = 0
+    known: bool = True
+    worst: Rates = field(init=False)
+
+    def __post_init__(self) -> None:
+        every = [self.rates, *(rates for _, rates in self.tiers)]
+        object.__setattr__(self, "worst", max(every, key=lambda r: (r.output, r.input)))
+
+    def at(self, input_tokens: int) -> Rates:
+        """The rates that apply to a call with this much input."""
+        chosen = self.rates
+        for threshold, rates in self.tiers:
+            if input_tokens > threshold:
+                chosen = rates
+        return chosen
+
+    def cost(self, usage: Usage) -> Cost:
+        """Exact cost of one call, rounded up to the nano-dollar once."""
+        rates = self.at(usage.input_tokens)
+        cached = usage.cached_input_tokens or 0
+        written = usage.cache_write_tokens or 0
+        written_1h = min(usage.cache_write_1h_tokens or 0, written)
+        audio_in = usage.input_audio_tokens or 0
+        cached_audio = min(usage.cached_audio_tokens or 0, cached, audio_in)
+        audio_out = min(usage.output_audio_tokens or 0, usage.output_tokens)
+        fresh_audio = audio_in - cached_audio
+        cached_text = cached - cached_audio
+        plain = max(usage.input_tokens - cached_text - written - audio_in, 0)
+
+        def rate(*candidates: int | None) -> int:
+            return next(c for c in candidates if c is not None)
+
+        cached_rate = rate(rates.cached_input, rates.input)
+        write_rate = rate(rates.cache_write, rates.input)
+        femto_in = (
+            plain * rates.input
+            + cached_text * cached_rate
+            + (written - written_1h) * write_rate
+            + written_1h * rate(rates.cache_write_1h, rates.cache_write, rates.input)
+            + fresh_audio * rate(rates.input_audio, rates.input)
+            + cached_audio * rate(rates.cached_audio, rates.cached_input, rates.input_audio, rates.input)
+            + self.per_request
+        )
+        femto_out = (usage.output_tokens - audio_out) * rates.output + audio_out * rate(
+            rates.output_audio, rates.output
+        )
+        total = -(-(femto_in + femto_out) // FEMTO_PER_NANO)
+        input_part = femto_in // FEMTO_PER_NANO
+        return Cost(total, input_part, total - input_part)

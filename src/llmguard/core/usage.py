@@ -1,0 +1,39 @@
+"""Token usage in one convention, whatever a provider calls it.
+
+``input_tokens`` is everything the prompt cost, cache reads and writes included; ``output_tokens`` is everything
+generated, hidden reasoning included. The other counts are parts of these two; ``None`` means "not reported".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Source(IntEnum):
+    """Where a usage number came from. The value is the record's revision: a higher one replaces a lower one."""
+
+    HOLD = 0
+    ESTIMATED = 1
+    COUNTED = 2
+    PROVIDER = 3
+
+    @property
+    def word(self) -> str:
+        """The lower-case word written to the ledger."""
+        return self.name.lower()
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one call."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    input_audio_tokens: int | None = None
+    cached_audio_tokens: int | None = None
+    output_audio_tokens: int | None = None
