@@ -70,7 +70,11 @@ class Call:
     that costs nothing to know (a byte-level tokenizer never makes more tokens than bytes). ``extra_input_tokens`` is
     what the prompt costs beyond its text (images, audio, files), as a worst case. ``reads`` are objects at the
     provider that the body or path names; ``server_context`` says that such an object adds unseen input, which then
-    counts as the model's whole context window.
+    counts as the model's whole context window. ``writes_cache`` says that the prompt may be billed at a dearer
+    cache-write rate, ``audio`` that input or output may be audio, ``hidden_output`` that output is billed which a stream
+    does not show (reasoning), so that cutting the stream does not bound its cost.
+    ``op`` and ``upstream`` come from the route: what kind of operation it is (`generate`, `free`, `object`,
+    `passthrough`) and the provider that its path names.
     """
 
     dialect: str
@@ -92,10 +96,15 @@ class Call:
     prompt_bytes: int = 0
     extra_input_tokens: int = 0
     server_context: bool = False
+    writes_cache: bool = False
+    audio: bool = False
+    hidden_output: bool = False
     reads: tuple[ObjectRef, ...] = ()
     creates: str | None = None
     deletes: ObjectRef | None = None
     metered: bool = True
+    op: str = "generate"
+    upstream: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
 
 

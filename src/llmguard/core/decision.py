@@ -37,10 +37,14 @@ class Refuse:
 
 @dataclass(slots=True, eq=False)
 class Target:
-    """Where an admitted call goes: a configured provider and the model name it knows."""
+    """Where an admitted call goes: a configured provider and the model name it knows.
+
+    ``fee_nano`` is what the provider's policy charges for a request that cannot be metered; None refuses those.
+    """
 
     provider: str
     model: str
+    fee_nano: int | None = None
 
 
 @dataclass(slots=True, eq=False)

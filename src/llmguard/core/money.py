@@ -6,7 +6,7 @@ happens once per ledger entry, up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 
 from llmguard.core.usage import Usage
@@ -43,6 +43,11 @@ class Rates:
     cached_audio: int | None = None
     output_audio: int | None = None
 
+    @property
+    def dearest_input(self) -> int:
+        """The highest rate that an input token of text can be billed at."""
+        return max(self.input, self.cache_write or 0, self.cache_write_1h or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -65,11 +70,6 @@ class Price:
     tiers: tuple[tuple[int, Rates], ...] = ()
     per_request: int = 0
     known: bool = True
-    worst: Rates = field(init=False)
-
-    def __post_init__(self) -> None:
-        every = [self.rates, *(rates for _, rates in self.tiers)]
-        object.__setattr__(self, "worst", max(every, key=lambda r: (r.output, r.input)))
 
     def at(self, input_tokens: int) -> Rates:
         """The rates that apply to a call with this much input."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llmguard.core.call import Call, Edits, ObjectRef, Request
-from llmguard.core.decision import Refuse
+from llmguard.core.decision import Refuse, Target
 from llmguard.core.money import Price
 from llmguard.core.usage import Usage
 
@@ -100,6 +100,14 @@ class PriceBook(Protocol):
 
     def quote(self, provider: str, model: str) -> Quote:
         """The quote for a model; an unknown one gets the provider's dearest price with ``price.known`` False."""
+        ...
+
+
+class Router(Protocol):
+    """Picks the provider and the model name for a call, from configuration alone."""
+
+    def target(self, call: Call) -> Target | Refuse:
+        """The target of a call, or why there is none (`unknown_model`, no provider of the family)."""
         ...
 
 

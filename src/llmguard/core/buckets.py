@@ -1,0 +1,155 @@
+"""From rules to the buckets of one call.
+
+A bucket is named by what it counts (dimensions and values, unit, window kind, window start), never by the rule that
+asks: two rules over the same thing share it, and a renamed rule or a changed limit restarts nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from llmguard.core.call import UNATTRIBUTED, Attribution
+from llmguard.core.rules import ANY, DIMENSIONS, BudgetRule, LimitRule
+from llmguard.core.windows import window_bounds
+
+_FOREVER = 1 << 62
+_PLANS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One bucket that a call takes from. ``unit`` is `usd`, `tokens` or `calls` (live calls at once)."""
+
+    name: str
+    unit: str
+    limit: int
+    ceiling: int
+    start: int
+    end: int
+    rule: str
+    window: str
+    scope: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RateBucket:
+    """One rate limit that a call counts against. ``unit`` is `requests` or `tokens`."""
+
+    name: str
+    unit: str
+    limit: int
+    period_ms: int
+    rule: str
+    scope: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every bucket of a call with this attribution, until the first of their windows ends."""
+
+    buckets: tuple[Bucket, ...]
+    rates: tuple[RateBucket, ...]
+    until: int
+
+
+Values = tuple[str, ...]
+"""One value per dimension of :data:`llmguard.core.rules.DIMENSIONS`."""
+
+
+def values_of(who: Attribution, model: str, provider: str) -> Values:
+    """The dimensions of a call; what is missing counts as `unattributed`, so that leaving it out frees nobody."""
+    return (
+        who.org,
+        who.team,
+        who.env,
+        who.feature,
+        who.key_id or UNATTRIBUTED,
+        who.end_user or UNATTRIBUTED,
+        model,
+        provider,
+    )
+
+
+class Planner:
+    """Finds the buckets of a call, and remembers the answer for callers like it."""
+
+    def __init__(self, budgets: Iterable[BudgetRule], limits: Iterable[LimitRule]) -> None:
+        self._budgets = tuple(budgets)
+        self._limits = tuple(limits)
+        self._plans: OrderedDict[tuple[Values, BudgetRule | None], Plan] = OrderedDict()
+
+    def plan(self, values: Values, now: int, own: BudgetRule | None = None) -> Plan:
+        """The buckets for a call with these ``values`` at ``now``; ``own`` is a budget that its key carries."""
+        key = (values, own)
+        plan = self._plans.get(key)
+        if plan is None or not now < plan.until:
+            plan = self._compile(values, now, own)
+            self._plans[key] = plan
+            if len(self._plans) > _PLANS:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _compile(self, values: Values, now: int, own: BudgetRule | None) -> Plan:
+        known = dict(zip(DIMENSIONS, values, strict=True))
+        buckets: dict[str, Bucket] = {}
+        for budget in (*self._budgets, *((own,) if own else ())):
+            scope = _match(budget.scope, known)
+            if scope is not None:
+                _keep_stricter(buckets, _budget_bucket(budget, scope, now))
+        rates: dict[str, RateBucket] = {}
+        for limit in self._limits:
+            scope = _match(limit.scope, known)
+            if scope is None:
+                continue
+            if limit.kind == "concurrent":
+                _keep_stricter(buckets, _parallel_bucket(limit, scope))
+            else:
+                rate = _rate_bucket(limit, scope)
+                rates.setdefault(rate.name, rate)
+        until = min((b.end for b in buckets.values() if b.end), default=_FOREVER)
+        return Plan(tuple(buckets.values()), tuple(rates.values()), until)
+
+
+def _match(scope: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str] | None:
+    chosen = {}
+    for dimension in DIMENSIONS:
+        wanted = scope.get(dimension)
+        if wanted is None:
+            continue
+        value = known[dimension]
+        if wanted not in (ANY, value):
+            return None
+        chosen[dimension] = value
+    return chosen
+
+
+def _keep_stricter(buckets: dict[str, Bucket], new: Bucket) -> None:
+    """Two rules over one bucket: the call must satisfy both, so the lower limit speaks."""
+    old = buckets.get(new.name)
+    if old is None or (new.limit, new.ceiling) < (old.limit, old.ceiling):
+        buckets[new.name] = new
+
+
+def scope_text(scope: Mapping[str, str]) -> str:
+    """`team=search,env=prod` with values percent-encoded, so that no value can pose as another dimension."""
+    return ",".join(f"{dimension}={quote(value, safe='-._~:/@')}" for dimension, value in scope.items())
+
+
+def _budget_bucket(rule: BudgetRule, scope: Mapping[str, str], now: int) -> Bucket:
+    start, end = window_bounds(rule.window, rule.timezone, now)
+    name = f"{rule.unit}|{rule.window}|{start}|{scope_text(scope)}"
+    return Bucket(name, rule.unit, rule.limit, rule.ceiling, start, end, rule.name, rule.window, scope)
+
+
+def _parallel_bucket(rule: LimitRule, scope: Mapping[str, str]) -> Bucket:
+    name = f"calls|live|0|{scope_text(scope)}"
+    return Bucket(name, "calls", rule.limit, rule.limit, 0, 0, rule.name, "live", scope)
+
+
+def _rate_bucket(rule: LimitRule, scope: Mapping[str, str]) -> RateBucket:
+    unit = "requests" if rule.kind == "rate" else "tokens"
+    name = f"{unit}|{rule.limit}/{rule.period_ms}|{scope_text(scope)}"
+    return RateBucket(name, unit, rule.limit, rule.period_ms, rule.name, scope)

@@ -1,0 +1,77 @@
+"""What the core asks of the world: it yields one of these and receives the reply.
+
+A driver (see :mod:`llmguard.core.flow`) performs them. Only :class:`Ask`, :class:`Verify`, :class:`Owners` and
+:class:`Count` may have to wait; the others are done when the driver returns, which is what lets a call be closed
+without ever giving up control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from llmguard.core.call import Attribution, Call, ObjectRef
+from llmguard.core.moves import Release, Renew, Reserve, Settle, Extend
+from llmguard.core.records import Record
+
+
+@dataclass(slots=True, eq=False)
+class Verify:
+    """Check a caller's key. Reply: the :class:`~llmguard.core.call.Principal`, or a word saying why not
+    (`unknown`, `expired`, `revoked`). Raises GuardUnavailable when nobody can tell now."""
+
+    secret: str
+
+
+@dataclass(slots=True, eq=False)
+class Owners:
+    """Who owns these objects at the provider. Reply: a list of team names (``org/team``), None for an unknown one."""
+
+    provider: str
+    refs: tuple[ObjectRef, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Count:
+    """Count a call's prompt tokens exactly. Reply: int. ``inline`` forbids waiting for another thread."""
+
+    call: Call
+    model: str
+    inline: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Spool:
+    """Write a record to the local spool. Reply: None once the kernel has it. Raises SpoolFull."""
+
+    record: Record
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """Make a move on the quota store and wait for its answer. Raises StoreUnavailable."""
+
+    move: Reserve | Extend
+
+
+@dataclass(slots=True, eq=False)
+class Tell:
+    """Send a move to the quota store without waiting; it is repeated until the store has taken it. Reply: None."""
+
+    move: Settle | Release | Renew
+
+
+@dataclass(slots=True, eq=False)
+class Emit:
+    """Count something for the operator: a refusal or a finished call. Reply: None."""
+
+    event: str
+    code: str
+    attribution: Attribution
+
+
+Effect = Verify | Owners | Count | Spool | Ask | Tell | Emit
+T = TypeVar("T")
+Steps = Generator[Effect, Any, T]
+"""A piece of core code that may need the world: yields effects, is sent their replies, returns T."""

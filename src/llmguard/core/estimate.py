@@ -1,0 +1,103 @@
+"""What a call may cost: the estimate `e` that is held for it and the cap `c` it cannot pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmguard.core.buckets import Bucket, RateBucket
+from llmguard.core.call import Call
+from llmguard.core.money import FEMTO_PER_NANO
+from llmguard.core.moves import Hold, Rate
+from llmguard.core.ports import Quote
+
+EXPECTED_OUTPUT = 1_024
+"""Tokens expected of a call of which nothing is known yet."""
+STEP = 1_024
+"""Tokens by which the hold of a running stream grows."""
+_CALLS_LEFT = 50
+
+
+@dataclass(slots=True, eq=False)
+class Estimate:
+    """The worst and the likely cost of one call.
+
+    ``input_tokens`` is an upper bound or, with ``exact``, counted. ``fixed_femto`` is what input and request fee cost
+    at the dearest rate that may apply; ``output_femto`` is the price of one output token of every choice together.
+    ``max_output`` is the largest output of one choice; ``hidden_tokens`` is unseen input that only the cap counts.
+    """
+
+    input_tokens: int
+    exact: bool
+    expected: int
+    max_output: int
+    choices: int
+    fixed_femto: int
+    hidden_femto: int
+    output_femto: int
+    hidden_tokens: int
+
+    def nano(self, output: int, *, worst: bool = False) -> int:
+        """Nano-USD with ``output`` tokens per choice, rounded up; ``worst`` adds the unseen input."""
+        femto = self.fixed_femto + output * self.output_femto + (self.hidden_femto if worst else 0)
+        return -(-femto // FEMTO_PER_NANO)
+
+    def tokens(self, output: int, *, worst: bool = False) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + output * self.choices + (self.hidden_tokens if worst else 0)
+
+    def hold(self, bucket: Bucket, output: int) -> Hold:
+        """What one bucket holds while ``output`` tokens per choice are expected."""
+        if bucket.unit == "usd":
+            per_output = -(-self.output_femto // FEMTO_PER_NANO)
+            estimate, fixed = self.nano(output), self.nano(0, worst=True)
+        elif bucket.unit == "tokens":
+            estimate, fixed, per_output = self.tokens(output), self.tokens(0, worst=True), self.choices
+        else:
+            return Hold(bucket.name, bucket.limit, bucket.ceiling, 1, 1, 0, 0, 0, True)
+        return Hold(
+            bucket.name, bucket.limit, bucket.ceiling, estimate, fixed, per_output, bucket.start, bucket.end, False
+        )
+
+    def rate(self, bucket: RateBucket) -> Rate:
+        """What one rate limit counts for this call."""
+        settles = bucket.unit == "tokens"
+        cost = self.tokens(self.expected) if settles else 1
+        return Rate(bucket.name, bucket.limit, bucket.period_ms, cost, settles)
+
+    def fits_often(self, hold: Hold, used: int, exposed: int) -> bool:
+        """Whether the bucket has room for fifty calls like this, so that an upper bound is good enough to admit it."""
+        cap = hold.fixed + hold.per_output * self.max_output
+        return (
+            used + _CALLS_LEFT * hold.estimate <= hold.limit and exposed + _CALLS_LEFT * cap <= hold.ceiling
+        ) or hold.concurrency
+
+
+def estimate(call: Call, quote: Quote, prompt_tokens: int | None) -> Estimate:
+    """Estimate a call; ``prompt_tokens`` is the exact count of its text, None for the upper bound from its bytes.
+
+    A stream whose output is seen can be cut, so its cap ends one step after what is expected.
+    """
+    price = quote.price
+    text = call.prompt_bytes if prompt_tokens is None else prompt_tokens
+    tokens = text + call.extra_input_tokens
+    hidden = quote.context_window if call.server_context else 0
+    rates = price.at(tokens + hidden)
+    audio_in, audio_out = (rates.input_audio or 0, rates.output_audio or 0) if call.audio else (0, 0)
+    input_rate = max(rates.dearest_input if call.writes_cache else rates.input, audio_in)
+    largest = quote.max_output if call.max_tokens is None else call.max_tokens
+    expected = min(largest, EXPECTED_OUTPUT) if call.generates else 0
+    if not call.generates:
+        largest = 0
+    elif call.stream and not call.hidden_output:
+        largest = min(largest, expected + STEP)
+    return Estimate(
+        tokens,
+        prompt_tokens is not None,
+        expected,
+        largest,
+        call.choices,
+        tokens * input_rate + price.per_request,
+        hidden * input_rate,
+        max(rates.output, audio_out) * call.choices,
+        hidden,
+    )

@@ -1,0 +1,245 @@
+"""One call from its first byte to its record: a state machine whose moves are the table below.
+
+An adapter runs ``open`` with a driver, sends the request (``dispatch`` just before its first byte), tells the
+exchange the reply's head (``answer``), passes every chunk through ``feed``, and calls ``close`` exactly once, however
+the call went. Whatever dies without ``close`` is covered by lease expiry and spool adoption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Protocol
+
+from llmguard.core.buckets import Plan
+from llmguard.core.call import Attribution, Call, Edits, ObjectRef, Principal
+from llmguard.core.decision import Admit, Decision, Refuse, Replay, Target
+from llmguard.core.effects import Emit, Spool, Steps
+from llmguard.core.estimate import Estimate
+from llmguard.core.money import Cost
+from llmguard.core.ports import Dialect, Quote, Reader
+from llmguard.core.records import SentRecord
+from llmguard.core.usage import Source, Usage
+
+
+class State(Enum):
+    """Where a call stands."""
+
+    NEW = auto()
+    ADMITTED = auto()
+    SENT = auto()
+    ANSWERED = auto()
+    REFUSED = auto()
+    CLOSED = auto()
+
+
+class Ending(Enum):
+    """Why a call was closed."""
+
+    DONE = "done"
+    UPSTREAM_FAILED = "upstream_failed"
+    CALLER_GONE = "caller_gone"
+    BUDGET_CUT = "budget_cut"
+
+
+_MOVES: dict[tuple[State, str], State] = {
+    (State.NEW, "admit"): State.ADMITTED,
+    (State.NEW, "refuse"): State.REFUSED,
+    (State.NEW, "close"): State.CLOSED,
+    (State.ADMITTED, "dispatch"): State.SENT,
+    (State.ADMITTED, "close"): State.CLOSED,
+    (State.SENT, "answer"): State.ANSWERED,
+    (State.SENT, "close"): State.CLOSED,
+    (State.ANSWERED, "close"): State.CLOSED,
+    (State.REFUSED, "close"): State.CLOSED,
+}
+
+
+class Stage(Protocol):
+    """One concern of a call, hooked into its opening, its running and its end. Stages hold no state of one call."""
+
+    def open(self, x: Exchange) -> Steps[Refuse | Replay | None]:
+        """Let the call go on (None) or answer it."""
+        ...
+
+    def attend(self, x: Exchange) -> Steps[Refuse | None]:
+        """Look after a running stream whose ``due`` was raised; a refusal cuts it."""
+        ...
+
+    def close(self, x: Exchange, ending: Ending) -> Steps[None]:
+        """The call is over. Must not wait for anything: only effects that a driver performs at once."""
+        ...
+
+
+class Exchange:
+    """The state of one call. Each stage fills in its own fields and reads the others'.
+
+    ``now`` is the adapter's clock in epoch milliseconds, set at every entry; ``admitted_at`` is the store's.
+    """
+
+    __slots__ = (
+        "admitted_at",
+        "answered_at",
+        "attempt_id",
+        "bytes_out",
+        "call",
+        "cap_nano",
+        "cost",
+        "dialect",
+        "due",
+        "edits",
+        "estimate",
+        "estimate_nano",
+        "event_id",
+        "first_byte_at",
+        "headers",
+        "hold_written",
+        "next_partial",
+        "now",
+        "opened_at",
+        "output_hold",
+        "partial_at",
+        "plan",
+        "principal",
+        "quote",
+        "reader",
+        "reserved",
+        "secret",
+        "source",
+        "stages",
+        "state",
+        "status",
+        "target",
+        "usage",
+        "who",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        dialect: Dialect,
+        stages: Sequence[Stage],
+        *,
+        event_id: str,
+        attempt_id: str,
+        secret: str | None,
+        now: int,
+    ) -> None:
+        self.call = call
+        self.dialect = dialect
+        self.stages = stages
+        self.event_id = event_id
+        self.attempt_id = attempt_id
+        self.secret = secret
+        self.now = self.opened_at = self.admitted_at = now
+        self.state = State.NEW
+        self.who = Attribution()
+        self.principal: Principal | None = None
+        self.target = Target("", call.model)
+        self.quote: Quote | None = None
+        self.plan: Plan | None = None
+        self.estimate: Estimate | None = None
+        self.edits = Edits()
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.hold_written = False
+        self.reserved = False
+        self.estimate_nano = 0
+        self.cap_nano = 0
+        self.output_hold = 0
+        self.reader: Reader | None = None
+        self.status = 0
+        self.answered_at: int | None = None
+        self.first_byte_at: int | None = None
+        self.bytes_out = 0
+        self.due = False
+        self.next_partial = 0
+        self.partial_at = 0
+        self.usage: Usage | None = None
+        self.source = Source.HOLD
+        self.cost: Cost | None = None
+
+    def _move(self, event: str) -> None:
+        state = _MOVES.get((self.state, event))
+        if state is None:
+            raise AssertionError(f"call {self.event_id}: {event} in state {self.state.name}")
+        self.state = state
+
+    def open(self, now: int) -> Steps[Decision]:
+        """Take the call through its stages; the first that answers it decides."""
+        self.now = now
+        for stage in self.stages:
+            answer = yield from stage.open(self)
+            if answer is not None:
+                self._move("refuse")
+                if isinstance(answer, Refuse):
+                    yield Emit("refused", answer.code, self.who)
+                return answer
+        self._move("admit")
+        return Admit(self.target, self.edits, self.headers)
+
+    def dispatch(self) -> Spool:
+        """The record that must be written before the first byte goes upstream."""
+        self._move("dispatch")
+        return Spool(SentRecord(self.event_id, self.attempt_id))
+
+    def answer(self, status: int, now: int) -> Reader:
+        """The reply's head has arrived; its bytes go through the reader (see :meth:`feed`)."""
+        self._move("answer")
+        self.now = self.answered_at = now
+        self.status = status
+        self.reader = self.dialect.reader(self.call, asked_usage=self.edits.ask_usage)
+        self.partial_at = now
+        return self.reader
+
+    def whole(self, content_type: str, body: bytes, now: int) -> None:
+        """The reply arrived in one piece."""
+        assert self.reader is not None
+        self.first_byte_at = self.now = now
+        self.bytes_out = len(body)
+        self.reader.whole(self.status, content_type, body)
+
+    def feed(self, data: bytes, now: int) -> bytes:
+        """Pass the next bytes of a stream through; afterwards ``due`` says whether :meth:`attend` has work."""
+        reader = self.reader
+        assert reader is not None
+        self.now = now
+        if self.first_byte_at is None:
+            self.first_byte_at = now
+        self.bytes_out += len(data)
+        released = reader.feed(data)
+        self.due = (
+            reader.generated > self.output_hold or self.bytes_out >= self.next_partial or now >= self.partial_at + 2_000
+        )
+        return released
+
+    def attend(self) -> Steps[Refuse | None]:
+        """Note progress and raise the hold of a running stream; a refusal means: cut it."""
+        self.due = False
+        for stage in self.stages:
+            refusal = yield from stage.attend(self)
+            if refusal is not None:
+                yield Emit("cut", refusal.code, self.who)
+                return refusal
+        return None
+
+    def close(self, ending: Ending, now: int) -> Steps[None]:
+        """Record and settle the call. Never waits, so that no cancellation can come between."""
+        if self.state is State.CLOSED:
+            return
+        self.now = now
+        sent = self.state in (State.SENT, State.ANSWERED)
+        for stage in reversed(self.stages):
+            yield from stage.close(self, ending)
+        self._move("close")
+        if sent:
+            yield Emit("closed", ending.value, self.who)
+
+    @property
+    def sent(self) -> bool:
+        """Whether a byte may have reached the provider."""
+        return self.state in (State.SENT, State.ANSWERED)
+
+    @property
+    def created(self) -> list[ObjectRef]:
+        """Objects that the reply made at the provider."""
+        return self.reader.created if self.reader is not None and self.status < 400 else []

@@ -1,0 +1,29 @@
+"""The canonical order of stages, and what most of them have in common.
+
+authn first, because a stranger's request must cost nothing and learn nothing; route before tenancy and quota, because
+both depend on the provider chosen; tenancy before quota, so that a forbidden read holds no money; quota last of those
+that may refuse, so that nothing is held for a call that another stage turns down; meter innermost, nearest to the
+bytes. Closing runs in reverse: the record is written (meter) before the hold is settled (quota).
+"""
+
+from __future__ import annotations
+
+from llmguard.core.decision import Refuse
+from llmguard.core.effects import Steps
+from llmguard.core.exchange import Ending, Exchange
+
+ORDER = ("authn", "route", "tenancy", "quota", "meter")
+
+
+class PassiveStage:
+    """A stage that neither watches a running stream nor does anything at the end."""
+
+    def attend(self, x: Exchange) -> Steps[Refuse | None]:
+        """Nothing to look after."""
+        return None
+        yield
+
+    def close(self, x: Exchange, ending: Ending) -> Steps[None]:
+        """Nothing to end."""
+        return
+        yield

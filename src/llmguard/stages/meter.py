@@ -1,0 +1,80 @@
+"""What a call used and what that costs, written down before its last byte leaves."""
+
+from __future__ import annotations
+
+from llmguard.core.decision import Refuse
+from llmguard.core.effects import Count, Spool, Steps
+from llmguard.core.exchange import Ending, Exchange
+from llmguard.core.money import Cost
+from llmguard.core.records import PartialRecord, VoidRecord
+from llmguard.core.usage import Source, Usage
+from llmguard.stages.records import settle_record
+
+_PARTIAL_BYTES = 4_096
+_NOTHING = Cost(0, 0, 0)
+
+
+class Meter:
+    """Asks for usage, notes the progress of streams, prices the call and records it."""
+
+    def open(self, x: Exchange) -> Steps[Refuse | None]:
+        """Never refuses."""
+        x.next_partial = _PARTIAL_BYTES
+        return None
+        yield
+
+    def attend(self, x: Exchange) -> Steps[Refuse | None]:
+        """Every two seconds or 4 KiB, write how far the stream has come, in case this process dies."""
+        reader, guess = x.reader, x.estimate
+        assert reader is not None
+        assert guess is not None
+        if x.bytes_out >= x.next_partial or x.now >= x.partial_at + 2_000:
+            x.next_partial = x.bytes_out + _PARTIAL_BYTES
+            x.partial_at = x.now
+            each = -(-reader.generated // guess.choices)
+            yield Spool(PartialRecord(x.event_id, reader.generated, min(guess.nano(each), x.cap_nano)))
+        return None
+
+    def close(self, x: Exchange, ending: Ending) -> Steps[None]:
+        """Write the settle record; a call that was never sent leaves only the mark that its hold means nothing."""
+        if not x.sent:
+            if x.hold_written:
+                yield Spool(VoidRecord(x.event_id))
+            return
+        assert x.quote is not None
+        reader = x.reader
+        if reader is not None and reader.usage is not None:
+            x.usage, x.source = reader.usage, Source.PROVIDER
+            x.cost = x.quote.price.cost(reader.usage)
+        elif x.status >= 400:
+            x.usage, x.source, x.cost = Usage(), Source.PROVIDER, _NOTHING
+        else:
+            x.usage = yield from _estimated(x, ending)
+            x.source = Source.ESTIMATED if x.call.metered and x.call.op == "generate" else Source.COUNTED
+            x.cost = _within_hold(x, x.quote.price.cost(x.usage))
+        yield Spool(settle_record(x, x.usage, x.cost, x.source, ending))
+
+
+def _estimated(x: Exchange, ending: Ending) -> Steps[Usage]:
+    """Tokens of a call whose provider reported none: the counted prompt and what was seen of the answer.
+
+    Before any answer, or where output is billed unseen, what was expected counts as generated.
+    """
+    guess, reader, call = x.estimate, x.reader, x.call
+    assert guess is not None
+    if call.op != "generate" or not call.metered:
+        return Usage()
+    prompt = guess.input_tokens
+    if not guess.exact:
+        prompt = (yield Count(call, x.target.model, inline=True)) + call.extra_input_tokens
+    seen = reader.generated if reader is not None else 0
+    if ending is not Ending.DONE and (reader is None or not call.stream or call.hidden_output):
+        seen = max(seen, guess.expected * guess.choices)
+    return Usage(prompt, seen)
+
+
+def _within_hold(x: Exchange, cost: Cost) -> Cost:
+    if cost.total <= x.cap_nano or not x.call.generates:
+        return cost
+    fixed = min(cost.input, x.cap_nano)
+    return Cost(x.cap_nano, fixed, x.cap_nano - fixed)

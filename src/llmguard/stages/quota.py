@@ -1,0 +1,242 @@
+"""Reserve before the call, settle after it: no budget is passed beyond its stated bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from llmguard.core.buckets import Bucket, Plan, Planner, values_of
+from llmguard.core.call import Edits
+from llmguard.core.decision import Refuse
+from llmguard.core.effects import Ask, Count, Spool, Steps, Tell
+from llmguard.core.estimate import STEP, Estimate, estimate
+from llmguard.core.exchange import Ending, Exchange
+from llmguard.core.moves import Admitted, Again, Charge, Correct, Denied, Done, Extend, Hold, Release, Reserve, Settle
+from llmguard.core.records import VoidRecord
+from llmguard.core.rules import BudgetRule
+from llmguard.errors import SpoolFull, StoreUnavailable
+from llmguard.stages import ratelimit, refusals
+from llmguard.stages.records import hold_record
+
+_ATTEMPTS = 4
+_FRESH_MS = 2_000
+_FLOOR = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaPolicy:
+    """``owner`` names this process to the store; ``clamp`` lets the store lower or set `max_tokens`.
+
+    ``own_budget`` parses the budget that a key carries into a rule scoped to that key.
+    """
+
+    owner: str
+    own_budget: Callable[[str, str], BudgetRule]
+    lease_ms: int = 60_000
+    clamp: bool = True
+
+
+class Quota:
+    """Takes every bucket of a call or none; remembers for two seconds which buckets were spent."""
+
+    def __init__(self, planner: Planner, policy: QuotaPolicy) -> None:
+        self._planner = planner
+        self._policy = policy
+        self._memory = refusals.Memory()
+        self._levels: dict[str, tuple[int, int, int]] = {}
+        self._skew = 0
+        self._seq = 0
+
+    # ------------------------------------------------------------------ opening
+
+    def open(self, x: Exchange) -> Steps[Refuse | None]:
+        """Refuses as in the table "What a refused caller hears"."""
+        assert x.quote is not None
+        plan = self._plan(x)
+        remembered = self._memory.recall(plan, x.now + self._skew)
+        if remembered is not None:
+            return refusals.budget(remembered.bucket, remembered.denied, x.event_id)
+        prompt: int | None = 0 if x.call.prompt_bytes == 0 else None
+        guess = estimate(x.call, x.quote, prompt)
+        if not guess.exact and not self._roomy(plan, guess, x.now):
+            prompt = yield Count(x.call, x.target.model)
+            guess = estimate(x.call, x.quote, prompt)
+        self._take(x, plan, guess)
+        try:
+            yield Spool(hold_record(x))
+        except SpoolFull as error:
+            return Refuse("accounting_unavailable", 503, f"spend cannot be recorded now: {error}", retry_after=5)
+        x.hold_written = True
+        if not plan.buckets and not plan.rates:
+            return None
+        x.reserved = True
+        refusal = yield from self._reserve(x)
+        if refusal is not None:
+            x.reserved = False
+            yield Spool(VoidRecord(x.event_id))
+            x.hold_written = False
+        return refusal
+
+    def _plan(self, x: Exchange) -> Plan:
+        own = None
+        if x.principal is not None and x.principal.budget:
+            own = self._policy.own_budget(x.principal.key_id, x.principal.budget)
+        values = values_of(x.who, x.target.model, x.target.provider)
+        plan = self._planner.plan(values, x.now + self._skew, own)
+        if x.call.op in ("free", "object"):
+            return replace(plan, buckets=tuple(b for b in plan.buckets if b.unit == "calls"))
+        return plan
+
+    def _take(self, x: Exchange, plan: Plan, guess: Estimate) -> None:
+        x.plan = plan
+        x.estimate = guess
+        x.estimate_nano = guess.nano(guess.expected)
+        x.cap_nano = guess.nano(guess.max_output, worst=True)
+        x.output_hold = guess.expected * guess.choices
+
+    def _reserve(self, x: Exchange) -> Steps[Refuse | None]:
+        """Ask the store; again with the exact count before a refusal for money, or in the window the store is in."""
+        assert x.quote is not None
+        for _ in range(_ATTEMPTS):
+            plan, guess = x.plan, x.estimate
+            assert plan is not None
+            assert guess is not None
+            try:
+                answer = yield Ask(self._move(x, plan, guess))
+            except StoreUnavailable:
+                yield Tell(Release(x.event_id))
+                return refusals.store_away()
+            if isinstance(answer, Admitted):
+                self._admitted(x, plan, guess, answer)
+                return None
+            if isinstance(answer, Denied):
+                if not guess.exact and answer.why in refusals.FOR_MONEY:
+                    prompt = yield Count(x.call, x.target.model)
+                    self._take(x, plan, estimate(x.call, x.quote, prompt))
+                    continue
+                return self._denied(x, plan, answer)
+            if isinstance(answer, Again) and answer.why == "window":
+                self._skew = answer.now - x.now
+                self._take(x, self._plan(x), guess)
+                continue
+            return refusals.store_away()
+        return refusals.store_away()
+
+    def _move(self, x: Exchange, plan: Plan, guess: Estimate) -> Reserve:
+        call = x.call
+        named = call.max_tokens is not None
+        most = guess.max_output
+        return Reserve(
+            x.event_id,
+            self._policy.owner,
+            self._policy.lease_ms,
+            tuple([guess.hold(bucket, guess.expected) for bucket in plan.buckets]),
+            tuple([guess.rate(bucket) for bucket in plan.rates]),
+            max_output=most,
+            named=named,
+            floor=min(most, max(4 * guess.expected, _FLOOR)),
+            clamp=self._policy.clamp and call.generates and not (call.stream and not call.hidden_output),
+            seq=self._seq,
+        )
+
+    def _admitted(self, x: Exchange, plan: Plan, guess: Estimate, answer: Admitted) -> None:
+        self._seq = max(self._seq, answer.seq)
+        self._skew = answer.now - x.now if abs(answer.now - x.now) > _FRESH_MS else self._skew
+        x.admitted_at = answer.now
+        for bucket, level in zip(plan.buckets, answer.levels, strict=True):
+            used = level.settled + level.orphan
+            self._levels[bucket.name] = (x.now, used + level.held, used + level.exposure)
+        if len(self._levels) > 10_000:
+            self._levels.clear()
+        if answer.max_output is not None:
+            x.edits = replace(x.edits, max_tokens=answer.max_output)
+            x.headers.append((b"x-llmguard-max-tokens", b"%d" % answer.max_output))
+            guess.max_output = answer.max_output
+            x.cap_nano = guess.nano(answer.max_output, worst=True)
+        ratelimit.describe(x.headers, x.call.family, plan, answer)
+
+    def _denied(self, x: Exchange, plan: Plan, answer: Denied) -> Refuse:
+        if answer.why in ("rate", "tripped"):
+            return refusals.rate(plan.rates[answer.index], answer)
+        bucket = plan.buckets[answer.index]
+        if answer.why == "spent":
+            self._memory.note(bucket, answer)
+        return refusals.budget(bucket, answer, x.event_id)
+
+    def _roomy(self, plan: Plan, guess: Estimate, now: int) -> bool:
+        for bucket in plan.buckets:
+            if bucket.unit == "calls":
+                continue
+            level = self._levels.get(bucket.name)
+            if level is None or now - level[0] > _FRESH_MS:
+                return False
+            if not guess.fits_often(guess.hold(bucket, guess.expected), level[1], level[2]):
+                return False
+        return True
+
+    # ------------------------------------------------------------------ running
+
+    def attend(self, x: Exchange) -> Steps[Refuse | None]:
+        """Raise the hold of a stream that has used it up; a refusal cuts the stream."""
+        guess, plan, reader = x.estimate, x.plan, x.reader
+        assert guess is not None
+        assert plan is not None
+        assert reader is not None
+        if not x.reserved or reader.generated <= x.output_hold:
+            x.output_hold = max(x.output_hold, reader.generated)
+            return None
+        wanted = -(-reader.generated // guess.choices) + STEP
+        grown = replace(guess, max_output=wanted + STEP)
+        holds = tuple([_capped(grown.hold(bucket, wanted), grown.max_output) for bucket in plan.buckets])
+        try:
+            answer = yield Ask(Extend(x.event_id, self._policy.lease_ms, holds))
+        except StoreUnavailable:
+            return None if reader.generated <= guess.max_output * guess.choices else refusals.store_away()
+        if isinstance(answer, Denied):
+            return refusals.budget(plan.buckets[answer.index], answer, x.event_id)
+        if isinstance(answer, Done):
+            x.output_hold = wanted * guess.choices
+            x.cap_nano = grown.nano(grown.max_output, worst=True)
+            x.estimate = grown
+        return None
+
+    # ------------------------------------------------------------------ closing
+
+    def close(self, x: Exchange, ending: Ending) -> Steps[None]:
+        """Put the actual amounts in the place of the hold, or take the hold out of a call that cost nothing."""
+        if not x.reserved:
+            return
+        if not x.sent or x.usage is None or x.cost is None:
+            if not x.sent:
+                yield Tell(Release(x.event_id))
+            return
+        assert x.plan is not None
+        assert x.estimate is not None
+        tokens = x.usage.input_tokens + x.usage.output_tokens
+        yield Tell(
+            Settle(
+                x.event_id,
+                int(x.source),
+                x.admitted_at,
+                tuple([_charge(bucket, x.cost.total, tokens) for bucket in x.plan.buckets]),
+                tuple(
+                    [
+                        Correct(r.name, r.period_ms, r.limit, tokens - x.estimate.tokens(x.estimate.expected))
+                        for r in x.plan.rates
+                        if r.unit == "tokens"
+                    ]
+                ),
+            )
+        )
+
+
+def _charge(bucket: Bucket, cost: int, tokens: int) -> Charge:
+    amount = {"usd": cost, "tokens": tokens, "calls": 0}[bucket.unit]
+    return Charge(bucket.name, amount, bucket.end, bucket.unit == "calls")
+
+
+def _capped(hold: Hold, most: int) -> Hold:
+    """An extension names its cap outright: everything is fixed, nothing depends on a further `max_tokens`."""
+    hold.fixed += hold.per_output * most
+    hold.per_output = 0
+    return hold

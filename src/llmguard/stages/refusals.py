@@ -1,0 +1,136 @@
+"""What a refused caller hears: one place for codes, statuses and the words that say what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmguard.core.buckets import Bucket, Plan, RateBucket
+from llmguard.core.decision import Refuse
+from llmguard.core.money import usd_string
+from llmguard.core.moves import Denied
+
+FOR_MONEY = frozenset({"spent", "insufficient", "contended", "too_large"})
+_REMEMBER_MS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A bucket that was spent, and until when that is believed without asking the store."""
+
+    bucket: Bucket
+    denied: Denied
+    until: int
+
+
+class Memory:
+    """Which buckets of this process were spent a moment ago, so that a refused loop costs no store traffic."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, Remembered] = {}
+
+    def note(self, bucket: Bucket, denied: Denied) -> None:
+        """Remember a `spent` answer for two seconds, and never past the end of its window."""
+        until = denied.now + _REMEMBER_MS
+        self._spent[bucket.name] = Remembered(bucket, denied, min(until, bucket.end) if bucket.end else until)
+
+    def recall(self, plan: Plan, now: int) -> Remembered | None:
+        """The first bucket of ``plan`` that is remembered as spent."""
+        if not self._spent:
+            return None
+        for bucket in plan.buckets:
+            known = self._spent.get(bucket.name)
+            if known is None:
+                continue
+            if now < known.until:
+                known.denied.now = now
+                return known
+            del self._spent[bucket.name]
+        return None
+
+
+def budget(bucket: Bucket, denied: Denied, event_id: str) -> Refuse:
+    """The refusal for a bucket of money, tokens or concurrent calls."""
+    level = denied.level
+    spent = level.settled + level.orphan if level else 0
+    held = level.held if level else 0
+    to_reset = max(-(-(bucket.end - denied.now) // 1000), 1) if bucket.end else None
+    if bucket.unit == "calls":
+        code, status, retry, again = "rate_limited", 429, 1, None
+        words = f"{held} of {bucket.limit} calls are running at once; wait for one to end"
+    else:
+        code, status, retry, again = _row(denied.why, to_reset, event_id)
+        words = _words(code, bucket, spent, held)
+    return Refuse(
+        code,
+        status,
+        f"{words} (rule {bucket.rule!r}, {_scope(bucket.scope)})",
+        retry_after=retry,
+        should_retry=again,
+        rule=bucket.rule,
+        scope=bucket.scope,
+        unit="requests" if bucket.unit == "calls" else bucket.unit,
+        limit=bucket.limit,
+        spent=spent,
+        held=held,
+        reset_at=bucket.end or None,
+    )
+
+
+def _row(why: str, to_reset: int | None, event_id: str) -> tuple[str, int, int | None, bool | None]:
+    if why == "contended":
+        jitter = 1 + int(event_id[-4:], 16) % 5
+        return "budget_contended", 429, jitter, None
+    if why == "too_large":
+        return "request_exceeds_budget", 403, None, False
+    return ("budget_exceeded" if why == "spent" else "budget_insufficient"), 429, to_reset, False
+
+
+def _words(code: str, bucket: Bucket, spent: int, held: int) -> str:
+    limit, used, live = (_amount(n, bucket.unit) for n in (bucket.limit, spent, held))
+    of = f"{used} of {limit}" + ("" if bucket.window == "total" else f" this {bucket.window}")
+    return {
+        "budget_exceeded": f"the budget is spent: {of}",
+        "budget_insufficient": f"this call does not fit into what is left: {of} is spent; "
+        "a smaller max_tokens or prompt may fit",
+        "budget_contended": f"calls that are running hold what is left: {of} is spent, {live} is held; try again soon",
+        "request_exceeds_budget": f"this call alone may cost more than the whole budget of {limit}; "
+        "lower max_tokens or shorten the prompt",
+    }[code]
+
+
+def rate(bucket: RateBucket, denied: Denied) -> Refuse:
+    """The refusal for a request or token rate."""
+    seconds = max(-(-denied.retry_ms // 1000), 1)
+    return Refuse(
+        "rate_limited",
+        429,
+        f"the limit of {bucket.limit} {bucket.unit} per {bucket.period_ms // 1000} s is reached; "
+        f"try again in {seconds} s (rule {bucket.rule!r}, {_scope(bucket.scope)})",
+        retry_after=seconds,
+        rule=bucket.rule,
+        scope=bucket.scope,
+        unit=bucket.unit,
+        limit=bucket.limit,
+        spent=bucket.limit,
+        held=0,
+        reset_at=denied.now + denied.retry_ms,
+    )
+
+
+def store_away() -> Refuse:
+    """The quota store cannot be asked, and the policy is to deny."""
+    return Refuse(
+        "quota_unavailable",
+        503,
+        "budgets cannot be checked now because the quota store does not answer; nothing was sent, try again in a moment",
+        retry_after=5,
+    )
+
+
+def _amount(number: int, unit: str) -> str:
+    return f"${usd_string(number)}" if unit == "usd" else f"{number} {unit}"
+
+
+def _scope(scope: Mapping[str, str]) -> str:
+    return ", ".join(f"{k} {v!r}" for k, v in scope.items()) or "everyone"
