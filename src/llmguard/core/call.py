@@ -71,8 +71,8 @@ class Call:
     what the prompt costs beyond its text (images, audio, files), as a worst case. ``reads`` are objects at the
     provider that the body or path names; ``server_context`` says that such an object adds unseen input, which then
     counts as the model's whole context window. ``writes_cache`` says that the prompt may be billed at a dearer
-    cache-write rate, ``audio`` that input or output may be audio, ``hidden_output`` that output is billed which a stream
-    does not show (reasoning), so that cutting the stream does not bound its cost.
+    cache-write rate, ``audio`` that input or output may be audio, ``hidden_output`` that output is billed which a
+    stream does not show (reasoning), so that cutting the stream does not bound its cost.
     ``op`` and ``upstream`` come from the route: what kind of operation it is (`generate`, `free`, `object`,
     `passthrough`) and the provider that its path names.
     """

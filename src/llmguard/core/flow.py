@@ -2,7 +2,7 @@
 
 A handler answers one kind of effect. The asynchronous driver awaits a reply only where the handler returned something
 to wait for, so an effect answered from memory costs no turn of the event loop. Errors of the
-:class:`~llmguard.errors.LLMGuardError` tree are thrown into the core code at its yield, which knows what has to be undone.
+:class:`~llmguard.errors.LLMGuardError` tree are thrown into the core code at its yield, which knows what to undo.
 """
 
 from __future__ import annotations

@@ -20,10 +20,9 @@ class PassiveStage:
 
     def attend(self, x: Exchange) -> Steps[Refuse | None]:
         """Nothing to look after."""
+        yield from ()
         return None
-        yield
 
     def close(self, x: Exchange, ending: Ending) -> Steps[None]:
         """Nothing to end."""
-        return
-        yield
+        yield from ()

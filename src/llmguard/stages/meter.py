@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Count, Spool, Steps
 from llmguard.core.exchange import Ending, Exchange
@@ -19,9 +21,11 @@ class Meter:
 
     def open(self, x: Exchange) -> Steps[Refuse | None]:
         """Never refuses."""
+        yield from ()
         x.next_partial = _PARTIAL_BYTES
+        if x.call.stream and not x.call.wants_usage_chunk:
+            x.edits = replace(x.edits, ask_usage=True)
         return None
-        yield
 
     def attend(self, x: Exchange) -> Steps[Refuse | None]:
         """Every two seconds or 4 KiB, write how far the stream has come, in case this process dies."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from llmguard.core.buckets import Bucket, Plan, Planner, values_of
-from llmguard.core.call import Edits
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Ask, Count, Spool, Steps, Tell
 from llmguard.core.estimate import STEP, Estimate, estimate

@@ -12,6 +12,9 @@ from llmguard.core.moves import Denied
 
 FOR_MONEY = frozenset({"spent", "insufficient", "contended", "too_large"})
 _REMEMBER_MS = 2_000
+_Row = tuple[str, int, int | None, bool | None]
+"""Code, status, Retry-After in seconds, x-should-retry."""
+_RATE_LIMITED: _Row = ("rate_limited", 429, 1, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def budget(bucket: Bucket, denied: Denied, event_id: str) -> Refuse:
     held = level.held if level else 0
     to_reset = max(-(-(bucket.end - denied.now) // 1000), 1) if bucket.end else None
     if bucket.unit == "calls":
-        code, status, retry, again = "rate_limited", 429, 1, None
+        code, status, retry, again = _RATE_LIMITED
         words = f"{held} of {bucket.limit} calls are running at once; wait for one to end"
     else:
         code, status, retry, again = _row(denied.why, to_reset, event_id)
@@ -77,7 +80,7 @@ def budget(bucket: Bucket, denied: Denied, event_id: str) -> Refuse:
     )
 
 
-def _row(why: str, to_reset: int | None, event_id: str) -> tuple[str, int, int | None, bool | None]:
+def _row(why: str, to_reset: int | None, event_id: str) -> _Row:
     if why == "contended":
         jitter = 1 + int(event_id[-4:], 16) % 5
         return "budget_contended", 429, jitter, None
@@ -123,7 +126,7 @@ def store_away() -> Refuse:
     return Refuse(
         "quota_unavailable",
         503,
-        "budgets cannot be checked now because the quota store does not answer; nothing was sent, try again in a moment",
+        "budgets cannot be checked now: the quota store does not answer; nothing was sent, try again in a moment",
         retry_after=5,
     )
 

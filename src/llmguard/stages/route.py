@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Steps
 from llmguard.core.exchange import Exchange
@@ -25,6 +27,7 @@ class Route(PassiveStage):
 
     def open(self, x: Exchange) -> Steps[Refuse | None]:
         """Refuses with 400/404 `unknown_model` and 403 `not_priced`."""
+        yield from ()
         target = self._router.target(x.call)
         if isinstance(target, Refuse):
             return target
@@ -33,8 +36,9 @@ class Route(PassiveStage):
         if isinstance(quote, Refuse):
             return quote
         x.quote = quote
+        if target.model != x.call.model:
+            x.edits = replace(x.edits, model=target.model)
         return None
-        yield
 
     def _quote(self, x: Exchange) -> Quote | Refuse:
         op = x.call.op
