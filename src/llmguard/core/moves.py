@@ -1,13 +1,26 @@
 """Moves on the quota store and their answers: the vocabulary shared by stages, stores and tests.
 
 Amounts are integers in the bucket's unit (nano-USD, tokens, or calls). Times are epoch milliseconds of the store's
-clock. What a move does is written once, in :mod:`llmguard.core.limits`.
+clock. What a move does is written once, in :mod:`llmguard.core.limits`. Moves are sent in batches; a batch is atomic
+and has one time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
+
+NO_LIMIT = 2**62
+"""``limit`` and ``ceiling`` of a bucket that only counts (a rule in shadow mode)."""
+
+ROLLING_PARTS = 60
+"""A rolling window is the sum of this many whole sub-buckets and the one that is running."""
+
+
+def sub_window_end(at: int, rolling_ms: int) -> int:
+    """End of the sub-bucket that a rolling window counts ``at`` in: the ``window_end`` of its charge."""
+    step = rolling_ms // ROLLING_PARTS
+    return (at // step + 1) * step
 
 
 class Part(IntFlag):
@@ -20,12 +33,14 @@ class Part(IntFlag):
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """One bucket of a reservation.
+    """One bucket of a reservation. A name occurs once in a move: rules that share a bucket are merged before.
 
-    ``name`` says what is counted (dimensions, unit, window, window start), never which rule asks. ``limit`` is L and
-    ``ceiling`` is L × (1 + overshoot). ``estimate`` is e; the cap is c = ``fixed`` + ``per_output`` × max_tokens, where
-    ``per_output`` already contains the number of choices. ``window_end`` is 0 for `total`. A bucket with
-    ``concurrency`` counts live leases: it is given back whole when the lease ends, however it ends.
+    ``name`` says what is counted (dimensions, unit, window, window start), never which rule asks; it has no spaces.
+    ``limit`` is L and ``ceiling`` is L × (1 + overshoot). ``estimate`` is e; the cap is c = ``fixed`` + ``per_output``
+    × max_tokens, where ``per_output`` already contains the number of choices. ``window_end`` is 0 for `total`. A bucket
+    with ``concurrency`` counts live leases (``estimate`` of them, against ``limit`` only): it is given back whole when
+    the lease ends, however it ends. ``rolling_ms`` > 0 makes it the window of the last so many milliseconds (a multiple
+    of 60; ``window_start`` and ``window_end`` are 0). ``alerts`` are thresholds in the bucket's unit, ascending.
     """
 
     name: str
@@ -37,12 +52,15 @@ class Hold:
     window_start: int = 0
     window_end: int = 0
     concurrency: bool = False
+    rolling_ms: int = 0
+    alerts: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
 class Rate:
     """A limit over a short time, counted by GCRA: ``limit`` per ``period_ms``, this call costing ``cost``.
 
+    The period belongs to the name, the limit does not. Exact while ``limit`` × ``period_ms`` is below 2^53.
     ``settles`` marks a tokens-per-minute limit: ``cost`` is the estimate and is corrected at settle.
     """
 
@@ -62,6 +80,10 @@ class Reserve:
     it, never below ``floor``: to what fits for a named one, else to max(floor, 1/32 of what is left). ``seq`` is the
     highest sequence number this process has seen from the store (0: none), ``rules`` the version of the rules kept in
     SQL (0: none).
+
+    ``part`` GATE takes trips, rates and concurrency; MONEY the other holds. Both parts of a call carry the same rid,
+    holds, rates and trips: a MONEY part that finds no gate (its answer was lost, its lease ran out) takes it along, and
+    a MONEY part that is denied gives the rates and the lease of its gate back.
     """
 
     rid: str
@@ -81,7 +103,10 @@ class Reserve:
 
 @dataclass(slots=True, eq=False)
 class Extend:
-    """Raise a live lease to absolute amounts ``(bucket, e, c)``, re-checked against the same limits."""
+    """Raise a live lease to absolute amounts, re-checked: ``estimate`` is the new e and ``fixed`` the new c.
+
+    Buckets that are not named stay as they are. Denied changes nothing, not even the lease's end.
+    """
 
     rid: str
     lease_ms: int
@@ -90,7 +115,7 @@ class Extend:
 
 @dataclass(slots=True, eq=False)
 class Renew:
-    """Push the leases of one process in one move."""
+    """Push the leases of one process in one move. :attr:`Done.gone` names those that ``owner`` does not hold."""
 
     owner: str
     lease_ms: int
@@ -99,12 +124,17 @@ class Renew:
 
 @dataclass(slots=True, eq=False)
 class Charge:
-    """An actual amount for one bucket; carried by a settle so that it can be applied without its reservation."""
+    """An actual amount for one bucket; carried by a settle so that it can be applied without its reservation.
+
+    ``window_end`` is the bucket's own, for a rolling window :func:`sub_window_end` of the store's time of admission.
+    ``concurrency`` says that the bucket counts leases: nothing is charged to it.
+    """
 
     name: str
     amount: int
     window_end: int = 0
     concurrency: bool = False
+    rolling_ms: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +149,12 @@ class Correct:
 
 @dataclass(slots=True, eq=False)
 class Settle:
-    """The call ended and cost this much. ``rev`` is the usage source's revision; ``at`` the record's own time."""
+    """The call ended and cost this much.
+
+    ``rev`` is the usage source's revision. ``at`` is when the call ended, also in later revisions: an unknown rid is
+    charged only while this is younger than the horizon. ``charges`` keep one order through all revisions of a rid.
+    Under a rid of its own, with signed amounts, it is also how an operator raises or lowers a sum.
+    """
 
     rid: str
     rev: int
@@ -130,9 +165,10 @@ class Settle:
 
 @dataclass(slots=True, eq=False)
 class Release:
-    """The call is known not to be billed: the hold comes out."""
+    """The call is known not to be billed: the hold comes out. ``corrections`` give settling rates back."""
 
     rid: str
+    corrections: tuple[Correct, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +182,70 @@ class Assert:
     max_output: int
 
 
-Move = Reserve | Extend | Renew | Settle | Release | Assert
+@dataclass(slots=True, eq=False)
+class Trip:
+    """Refuse every reserve that names ``name`` until ``until`` (0: for good). Changed only for the first to say so."""
+
+    name: str
+    until: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Untrip:
+    """Lift a trip."""
+
+    name: str
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """Which of these rids does the store not know as settled? :attr:`Done.gone` names them."""
+
+    rids: tuple[str, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Counted:
+    """A rid that is in the ledger's sums already, so that its settle is not charged again."""
+
+    rid: str
+    rev: int
+    charges: tuple[Charge, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Begin:
+    """Ask for the turn to load a cold store, for ``lease_ms``. ``rebuild`` takes it from a warm one too: it goes cold.
+
+    The answer is a :class:`Turn`. A turn wipes buckets and leases; trips, rates and the rules' version stay.
+    """
+
+    lease_ms: int
+    rebuild: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """Write the ledger's truth: absolute ``sums`` (one per bucket, of a rolling window one per sub-bucket).
+
+    Under the current ``fence`` it fills a cold store, and may be sent in pieces and repeated. With ``fence`` 0 it goes
+    to a warm one and only creates buckets that are missing: how a new rule starts in mid-window.
+    """
+
+    fence: int
+    sums: tuple[Charge, ...]
+    counted: tuple[Counted, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Open:
+    """End a load: set the epoch. Reserves stay cold for ``grace_ms`` more, so that owners can assert their leases."""
+
+    fence: int
+    grace_ms: int
+
+
+Move = Reserve | Extend | Renew | Settle | Release | Assert | Trip | Untrip | Known | Begin | Load | Open
 
 
 @dataclass(slots=True, eq=False)
@@ -163,9 +262,10 @@ class Level:
 class Admitted:
     """All buckets took the call.
 
-    ``max_output`` is set where the cap was lowered or set. ``levels`` follow the order of ``holds``; ``rate_left`` the
-    order of ``rates`` (whole requests left, milliseconds until full). ``now`` is the store's time, ``seq`` its sequence
-    number, ``again`` marks the repeated answer to a repeated rid.
+    ``max_output`` is set where the cap was lowered or set. ``levels`` has one for every hold, in order, also for those
+    that the part did not take; ``rate_left`` the order of ``rates`` (whole requests left, milliseconds until full).
+    ``now`` is the store's time, ``seq`` its sequence number, ``again`` marks the repeated answer to a repeated rid.
+    ``crossed`` are thresholds that settled + orphan has reached: (index of the hold, threshold), once a window each.
     """
 
     now: int
@@ -174,14 +274,16 @@ class Admitted:
     levels: tuple[Level, ...]
     rate_left: tuple[tuple[int, int], ...] = ()
     again: bool = False
+    crossed: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True, eq=False)
 class Denied:
-    """Nothing changed. ``why`` names the row of the refusals table, ``index`` the hold or rate that said no.
+    """Nothing changed. ``why`` names the row of the refusals table, ``index`` the hold, rate or trip that said no.
 
-    ``why`` is one of `spent`, `insufficient`, `contended`, `too_large`, `rate`, `concurrency`, `tripped`.
-    ``retry_ms`` is exact for rates, 0 where unknown.
+    ``why`` is one of `tripped`, `concurrency`, `rate`, and for money and tokens, the most lasting first, `too_large`
+    (would not fit the empty budget), `spent` (settled + orphan >= L), `insufficient`, `contended` (would fit but for
+    live holds). ``level`` is the refusing hold's. ``retry_ms`` is exact for rates, 0 where unknown or useless.
     """
 
     now: int
@@ -189,15 +291,21 @@ class Denied:
     index: int
     level: Level | None = None
     retry_ms: int = 0
+    crossed: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True, eq=False)
 class Done:
-    """A move other than a reserve was applied (``changed``) or had been before (DUP)."""
+    """A move other than a reserve was applied (``changed``) or had been before (DUP).
+
+    ``levels`` follow the charges of a settle or the holds of an extend; ``gone`` answers :class:`Renew` and
+    :class:`Known`.
+    """
 
     now: int
     changed: bool
     levels: tuple[Level, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -205,11 +313,19 @@ class Again:
     """The store cannot take this move as it is.
 
     ``why`` is `cold` (no epoch: send again later), `stale` (the caller's rules are old), `window` (the bucket's window
-    does not contain the store's time ``now``), `gone` (the rid is unknown or ended).
+    does not contain the store's time ``now``), `gone` (the rid is unknown or ended, or the fence is an old one).
     """
 
     now: int
     why: str
 
 
-Answer = Admitted | Denied | Done | Again
+@dataclass(slots=True, eq=False)
+class Turn:
+    """The fence to load with; 0 when the store is warm or another process is loading it."""
+
+    now: int
+    fence: int
+
+
+Answer = Admitted | Denied | Done | Again | Turn
