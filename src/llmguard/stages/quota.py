@@ -216,7 +216,7 @@ class Quota:
             Settle(
                 x.event_id,
                 int(x.source),
-                x.admitted_at,
+                x.now + self._skew,
                 tuple([_charge(bucket, x.cost.total, tokens) for bucket in x.plan.buckets]),
                 tuple(
                     [

@@ -1,0 +1,212 @@
+"""One call between caller and provider: decide, forward, read along, record, and only then hand over the last byte."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from llmguard.core.call import Call
+from llmguard.core.decision import Admit, Refuse
+from llmguard.core.edge import returning_headers
+from llmguard.core.exchange import Ending, Exchange, Stage
+from llmguard.core.money import usd_string
+from llmguard.core.ports import Dialect
+from llmguard.errors import UpstreamError
+from llmguard.forward.engine import Headers, Incoming
+from llmguard.forward.large import LargeReply
+from llmguard.forward.upstreams import HOLD_UP_TO, Upstream
+from llmguard.runtime.aio import AsyncRuntime
+
+log = logging.getLogger("llmguard.relay")
+
+Mask = Callable[..., bytes]
+
+
+@dataclass(slots=True, eq=False)
+class Reply:
+    """What goes back to the caller: ``body``, or ``chunks`` to be sent as they come.
+
+    With ``chunks``, ``release`` must be called when the caller has all or is gone: it frees the provider's connection
+    and records the call, also where not one chunk was asked for.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes | None
+    chunks: AsyncGenerator[bytes] | None = None
+    release: Callable[[], None] = lambda: None
+
+
+class Relay:
+    """Runs calls with one set of stages. ``drain`` reads on for usage when a caller hangs up, instead of closing."""
+
+    def __init__(
+        self, runtime: AsyncRuntime, stages: Sequence[Stage], upstreams: Mapping[str, Upstream], mask: Mask
+    ) -> None:
+        self._runtime = runtime
+        self._stages = tuple(stages)
+        self._upstreams = upstreams
+        self._mask = mask
+
+    async def __call__(self, call: Call, dialect: Dialect, secret: str | None, event_id: str) -> Reply:
+        """Answer one call. Whatever is raised, the call has been closed and recorded."""
+        runtime = self._runtime
+        x = Exchange(
+            call,
+            dialect,
+            self._stages,
+            event_id=event_id,
+            attempt_id=runtime.new_id(),
+            secret=secret,
+            now=runtime.now(),
+        )
+        runtime.enter(x)
+        try:
+            decision = await runtime.run(x.open(x.now))
+            if isinstance(decision, Refuse):
+                runtime.close(x, Ending.DONE)
+                return refused(dialect, decision, event_id)
+            assert isinstance(decision, Admit)
+            return await self._forward(x, decision)
+        except BaseException:
+            runtime.close(x, Ending.CALLER_GONE)
+            raise
+
+    async def _forward(self, x: Exchange, admit: Admit) -> Reply:
+        call, runtime = x.call, self._runtime
+        upstream = self._upstreams[admit.target.provider]
+        body = x.dialect.rewrite(call, admit.edits) if admit.edits else call.body
+
+        def before_send() -> None:
+            runtime.perform(x.dispatch())
+
+        try:
+            incoming = await upstream.engine.send(upstream.outgoing(call, admit.target, body, before_send))
+            if incoming.body is None and _comes_whole(call, incoming):
+                await _collect(incoming)
+        except UpstreamError as error:
+            return self._failed(x, error)
+        x.answer(incoming.status, runtime.now())
+        headers = self._head(x, incoming)
+        if incoming.body is not None:
+            return self._whole(x, incoming, headers, upstream)
+        chunks = self._stream(x, incoming) if call.stream else self._large(x, incoming)
+
+        def release() -> None:
+            incoming.close()
+            runtime.close(x, Ending.CALLER_GONE)
+
+        return Reply(incoming.status, headers, None, chunks, release)
+
+    def _failed(self, x: Exchange, error: UpstreamError) -> Reply:
+        self._runtime.close(x, Ending.UPSTREAM_FAILED)
+        code = {503: "upstream_busy", 504: "upstream_timeout"}.get(error.status, "upstream_unreachable")
+        words = f"{x.target.provider}: {error}"
+        return refused(x.dialect, Refuse(code, error.status, words, retry_after=None if x.cost else 1), x.event_id)
+
+    def _head(self, x: Exchange, incoming: Incoming) -> Headers:
+        headers = returning_headers(incoming.headers)
+        headers.append((b"x-llmguard-request-id", x.event_id.encode()))
+        headers.append((b"x-llmguard-target", f"{x.target.provider}/{x.target.model}".encode("latin-1", "replace")))
+        headers.extend(x.headers)
+        return headers
+
+    def _whole(self, x: Exchange, incoming: Incoming, headers: Headers, upstream: Upstream) -> Reply:
+        body = incoming.body
+        assert body is not None
+        x.whole(content_type(incoming.headers), body, self._runtime.now())
+        self._runtime.close(x, Ending.DONE)
+        if incoming.status >= 400:
+            body = self._mask(body, *upstream.secrets)
+        assert x.cost is not None
+        headers.append((b"x-llmguard-cost-usd", usd_string(x.cost.total).encode()))
+        return Reply(incoming.status, headers, body)
+
+    async def _stream(self, x: Exchange, incoming: Incoming) -> AsyncGenerator[bytes]:
+        runtime, reader = self._runtime, x.reader
+        assert reader is not None
+        ending = Ending.CALLER_GONE
+        try:
+            while data := await incoming.next():
+                out = x.feed(data, runtime.now())
+                if x.due and (refusal := await runtime.run(x.attend())) is not None:
+                    incoming.close()
+                    ending = Ending.BUDGET_CUT
+                    runtime.close(x, ending)
+                    yield out + reader.cut(refusal, x.event_id)
+                    return
+                if reader.finished:
+                    runtime.close(x, Ending.DONE)
+                    out += reader.flush()
+                if out:
+                    yield out
+            ending = Ending.DONE
+            runtime.close(x, ending)
+            if tail := reader.flush():
+                yield tail
+        except UpstreamError as error:
+            ending = Ending.UPSTREAM_FAILED
+            log.warning("%s: stream of %s broke off: %s", x.target.provider, x.event_id, error)
+            runtime.close(x, ending)
+            raise
+        finally:
+            incoming.close()
+            runtime.close(x, ending)
+
+    async def _large(self, x: Exchange, incoming: Incoming) -> AsyncGenerator[bytes]:
+        """A whole reply too large to hold flows on, one chunk behind, so that its record is written before its end."""
+        runtime, seen = self._runtime, LargeReply()
+        ending = Ending.CALLER_GONE
+        behind = b""
+        try:
+            while data := await incoming.next():
+                seen.feed(data)
+                if behind:
+                    yield behind
+                behind = data
+            x.whole(content_type(incoming.headers), seen.digest(), runtime.now())
+            x.bytes_out = seen.size
+            ending = Ending.DONE
+            runtime.close(x, ending)
+            yield behind
+        except UpstreamError:
+            ending = Ending.UPSTREAM_FAILED
+            runtime.close(x, ending)
+            raise
+        finally:
+            incoming.close()
+            runtime.close(x, ending)
+
+
+def content_type(headers: Headers) -> str:
+    """The reply's media type, lower case, with parameters; empty without one."""
+    return next((v.decode("latin-1").lower() for k, v in headers if k.lower() == b"content-type"), "")
+
+
+def _comes_whole(call: Call, incoming: Incoming) -> bool:
+    """An error, or JSON where a stream was asked for (Gemini streams as a JSON array): small, and read in one piece."""
+    if incoming.status >= 400:
+        return True
+    return call.stream and call.family != "gemini" and content_type(incoming.headers).startswith("application/json")
+
+
+async def _collect(incoming: Incoming) -> None:
+    """Read the rest into ``incoming.body``."""
+    parts, size = [], 0
+    while data := await incoming.next():
+        parts.append(data)
+        size += len(data)
+        if size > HOLD_UP_TO * 4:
+            raise UpstreamError("an error reply of more than 1 MiB", sent=True)
+    incoming.body = b"".join(parts)
+
+
+def refused(dialect: Dialect, refuse: Refuse, event_id: str) -> Reply:
+    """A refusal in the dialect's own shape, with the headers that keep SDKs from repeating it in vain."""
+    headers: Headers = [(b"content-type", b"application/json"), (b"x-llmguard-request-id", event_id.encode())]
+    if refuse.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % refuse.retry_after))
+    if refuse.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if refuse.should_retry else b"false"))
+    return Reply(refuse.status, headers, dialect.refusal(refuse, event_id))

@@ -1,0 +1,74 @@
+"""Configured providers as the relay needs them: an engine, a path prefix, and the key that only they may see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import cycle
+from urllib.parse import quote
+
+from llmguard.core.call import Call
+from llmguard.core.decision import Target
+from llmguard.core.edge import outgoing_headers, outgoing_query
+from llmguard.forward.engine import Engine, Headers, Outgoing
+
+HOLD_UP_TO = 256 * 1024
+"""Bytes of a whole reply that are held to put its cost into the head."""
+
+_VERSION_SEGMENT = re.compile(r"v\d+(?:(?:alpha|beta)\d*)?")
+_KEY_HEADER = {"openai": b"authorization", "anthropic": b"x-api-key", "gemini": b"x-goog-api-key"}
+_ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")
+
+
+class Upstream:
+    """One provider. Several keys take turns; each goes only to this provider's own origin."""
+
+    def __init__(self, name: str, family: str, engine: Engine, base_path: str, keys: list[str]) -> None:
+        self.name = name
+        self.family = family
+        self.engine = engine
+        self._base_path = base_path.rstrip("/")
+        header = _KEY_HEADER.get(family, b"authorization")
+        scheme = "Bearer " if header == b"authorization" else ""
+        self._keys = cycle([(header, f"{scheme}{key}".encode("latin-1")) for key in keys]) if keys else None
+        self.secrets = tuple(key.encode("latin-1") for key in keys)
+
+    def __repr__(self) -> str:
+        return f"Upstream({self.name!r}, {self.family!r})"
+
+    def outgoing(self, call: Call, target: Target, body: bytes, before_send: Callable[[], None]) -> Outgoing:
+        """The request to send: caller's headers by allow-list, our key, the path under our base URL."""
+        headers: Headers = outgoing_headers(call.headers, self.family)
+        if self._keys is not None:
+            headers.append(next(self._keys))
+        if self.family == "anthropic" and "anthropic-version" not in call.headers:
+            headers.append(_ANTHROPIC_VERSION)
+        path = join_path(self._base_path, call.path if call.model == target.model else _renamed(call, target))
+        query = outgoing_query(call.query, self.family)
+        return Outgoing(
+            call.method,
+            (f"{path}?{query}" if query else path).encode("latin-1"),
+            headers,
+            body,
+            before_send,
+            0 if call.stream else HOLD_UP_TO,
+        )
+
+
+def _renamed(call: Call, target: Target) -> str:
+    """The path with the model it carries replaced (Gemini); bodies are renamed by their dialect."""
+    return call.path.replace(quote(call.model, safe="/:@"), quote(target.model, safe="/:@"), 1)
+
+
+def join_path(base: str, path: str) -> str:
+    """Put a caller's path under a provider's base URL.
+
+    A version segment (`/v1`) that the base URL already ends with is not repeated, whichever the caller wrote; an
+    OpenAI-style base URL with a path of its own (`/serving-endpoints`) replaces the caller's version.
+    """
+    if not base:
+        return path
+    _, first, rest = path.split("/", 2) if path.count("/") > 1 else ("", path[1:], "")
+    if _VERSION_SEGMENT.fullmatch(first):
+        return f"{base}/{rest}" if rest else base
+    return base + path

@@ -1,0 +1,1 @@
+"""The gateway: a pure ASGI application and the server around it."""

@@ -1,0 +1,167 @@
+"""The gateway as a pure ASGI application: edge checks, route, one body read, relay, reply."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from llmguard.core.call import Call, Request
+from llmguard.core.decision import Refuse
+from llmguard.core.edge import EdgeLimits, Violation, check_head, credential
+from llmguard.core.ports import Dialect
+from llmguard.errors import BadCall
+from llmguard.forward.relay import Relay, Reply, refused
+from llmguard.proxy.callers import Caller, Callers, Receive
+from llmguard.providers.routes import Route, RouteTable
+from llmguard.runtime.ids import uuid7
+
+log = logging.getLogger("llmguard.proxy")
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Local = Callable[[str], "Reply | None"]
+
+BODY_SECONDS = 60.0
+"""How long a caller may take to send its whole body."""
+WRITE_SECONDS = 120.0
+"""How long a caller may stall the reading of its reply."""
+CALL_SECONDS = 3_600.0
+"""How long one call may take from its body to its last byte."""
+
+
+class HungUp(Exception):
+    """The caller went away before its request was whole."""
+
+
+class Gateway:
+    """Serves LLM routes through a relay, and `/livez`, `/readyz`, `/metrics` through ``local``.
+
+    ``dialects`` maps the names in the route table to dialects; ``models`` answers the list of models for a key.
+    """
+
+    def __init__(
+        self,
+        relay: Relay,
+        routes: RouteTable,
+        dialects: dict[str, Dialect],
+        local: Local,
+        limits: EdgeLimits,
+        fallback: Dialect,
+    ) -> None:
+        self._relay = relay
+        self._routes = routes
+        self._dialects = dialects
+        self._local = local
+        self._limits = limits
+        self._fallback = fallback
+        self.callers = Callers()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request; other scope types are not for us."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"this application serves http, not {scope['type']}")
+        event_id = uuid7()
+        caller = self.callers.enter(receive, BODY_SECONDS)
+        try:
+            reply = await self._answer(scope, receive, event_id, caller)
+            await _send(reply, scope["method"], send, caller)
+        except HungUp:
+            return
+        except asyncio.CancelledError:
+            if caller.gone is None:
+                raise
+            log.info("request %s ended: the caller %s", event_id, caller.gone.replace("_", " "))
+        finally:
+            self.callers.leave(caller)
+
+    async def _answer(self, scope: Scope, receive: Receive, event_id: str, caller: Caller) -> Reply:
+        method, raw_path = scope["method"], _raw_path(scope)
+        head = check_head(method, raw_path, scope["query_string"], scope["headers"], self._limits)
+        if isinstance(head, Violation):
+            return self._bad(self._fallback, event_id, head.status, head.code, head.message)
+        path = raw_path.decode("ascii")
+        if method == "GET" and (local := self._local(path)) is not None:
+            return local
+        route = self._routes.match(method, path)
+        if route is None:
+            return self._bad(self._fallback, event_id, 404, "unknown_route", f"{method} {path} is not served here")
+        dialect = self._dialects[route.dialect]
+        request = Request(method, route.path, scope["query_string"].decode("ascii"), head)
+        try:
+            request.body = await _read_body(receive, self._limits.body)
+            call = parse(dialect, request, route)
+        except BadCall as bad:
+            return self._bad(dialect, event_id, bad.status, bad.code, bad.message, bad.param)
+        self.callers.listen(caller)
+        caller.extend(CALL_SECONDS)
+        if call.stream:
+            caller.watch()
+        return await self._relay(call, dialect, credential(head), event_id)
+
+    def _bad(
+        self, dialect: Dialect, event_id: str, status: int, code: str, message: str, param: str | None = None
+    ) -> Reply:
+        return refused(dialect, Refuse(code, status, message, param=param), event_id)
+
+
+def parse(dialect: Dialect, request: Request, route: Route) -> Call:
+    """Understand a request on a route; raises BadCall."""
+    call = dialect.parse(request, route.endpoint, route.model)
+    call.op = route.op
+    call.upstream = route.upstream
+    return call
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """The undecoded path below our mount point."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8")
+    root = scope.get("root_path", "").encode("utf-8")
+    return raw[len(root) :] if root and raw.startswith(root) else raw
+
+
+async def _read_body(receive: Receive, limit: int) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        parts, size = [body], len(body)
+        while message.get("more_body"):
+            message = await receive()
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise BadCall(f"the body is larger than {limit} bytes", code="body_too_large", status=413)
+            parts.append(part)
+        body = b"".join(parts)
+    if message["type"] == "http.disconnect":
+        raise HungUp
+    return body
+
+
+async def _send(reply: Reply, method: str, send: Send, caller: Caller) -> None:
+    if reply.body is not None:
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
+        return
+    chunks = reply.chunks
+    assert chunks is not None
+    try:
+        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        async for chunk in chunks:
+            caller.extend(WRITE_SECONDS)
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            caller.extend(CALL_SECONDS)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        try:
+            await chunks.aclose()
+        finally:
+            reply.release()
+
+
+def json_reply(status: int, document: Any) -> Reply:
+    """A small JSON answer of our own."""
+    return Reply(status, [(b"content-type", b"application/json")], json.dumps(document).encode())

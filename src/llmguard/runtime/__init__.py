@@ -1,0 +1,1 @@
+"""Turns the core's effects into calls; owns the clock, ids, background work and shutdown."""

@@ -1,0 +1,105 @@
+"""The asynchronous runtime: answers the core's effects for one process and one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+from llmguard.core.call import Call
+from llmguard.core.effects import Ask, Count, Effect, Emit, Owners, Spool, Steps, Tell, Verify
+from llmguard.core.exchange import Ending, Exchange
+from llmguard.core.flow import adrive, drive
+from llmguard.core.moves import Answer, Move
+from llmguard.core.records import Record, SettleRecord
+from llmguard.runtime.ids import now_ms, uuid7
+from llmguard.runtime.keyring import Keyring
+from llmguard.runtime.owners import ObjectOwners
+from llmguard.runtime.tally import Tally
+
+T = TypeVar("T")
+_WAITING: frozenset[type[Effect]] = frozenset({Ask, Verify, Owners, Count})
+_INLINE_BYTES = 16 * 1024
+_BYTES_PER_TOKEN = 3
+
+
+class StoreLink(Protocol):
+    """How moves reach the quota store: at once (memory) or with the loop's next batch (Redis)."""
+
+    def ask(self, move: Move) -> Answer | Awaitable[Answer]:
+        """Make a move and learn its answer."""
+        ...
+
+    def tell(self, move: Move) -> None:
+        """Make a move that nobody waits for."""
+        ...
+
+
+class AsyncRuntime:
+    """Performs effects. ``count`` counts a call's prompt exactly: it is slow for long prompts, so those go to a thread."""
+
+    def __init__(
+        self,
+        store: StoreLink,
+        write: Callable[[Record], None],
+        keyring: Keyring,
+        owners: ObjectOwners,
+        tally: Tally,
+        count: Callable[[Call, str], int],
+    ) -> None:
+        self._count_exactly = count
+        self._write = write
+        self._owners = owners
+        self.live: dict[str, Exchange] = {}
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._handlers: dict[type[Any], Callable[[Any], Any]] = {
+            Ask: lambda effect: store.ask(effect.move),
+            Tell: lambda effect: store.tell(effect.move),
+            Verify: lambda effect: keyring.verify(effect.secret),
+            Owners: owners.find,
+            Count: self._count,
+            Spool: self._spool,
+            Emit: tally.note,
+        }
+
+    now = staticmethod(now_ms)
+    new_id = staticmethod(uuid7)
+    monotonic = staticmethod(time.monotonic)
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Run a piece of core code that may have to wait."""
+        return await adrive(steps, self._handlers, _WAITING)
+
+    def perform(self, effect: Effect) -> Any:
+        """Do one effect that never waits."""
+        return self._handlers[type(effect)](effect)
+
+    def enter(self, x: Exchange) -> None:
+        """A call begins: from now on it is alive until :meth:`close`."""
+        self.live[x.event_id] = x
+        self.idle.clear()
+
+    def close(self, x: Exchange, ending: Ending) -> None:
+        """End a call, once; later calls do nothing. Without any wait, so no cancellation can come between."""
+        if self.live.pop(x.event_id, None) is None:
+            return
+        try:
+            drive(x.close(ending, now_ms()), self._handlers)
+        finally:
+            if not self.live:
+                self.idle.set()
+
+    def _spool(self, effect: Spool) -> None:
+        self._write(effect.record)
+        if type(effect.record) is SettleRecord and (effect.record.objects or effect.record.deleted):
+            self._owners.note(effect.record)
+
+    def _count(self, effect: Count) -> int | Awaitable[int]:
+        call = effect.call
+        if call.prompt_bytes <= _INLINE_BYTES:
+            return self._count_exactly(call, effect.model)
+        if effect.inline:
+            return -(-call.prompt_bytes // _BYTES_PER_TOKEN)
+        return asyncio.to_thread(self._count_exactly, call, effect.model)
