@@ -1,0 +1,79 @@
+"""What is held for a call, and the most it may cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmguard.core.buckets import Bucket
+from llmguard.core.call import Call
+from llmguard.core.estimate import estimate
+from llmguard.core.money import Price, Rates, nano_from_usd
+from llmguard.core.ports import Quote
+
+PER_MILLION = 10**9  # femto-USD per token of $1 per million
+PRICE = Price(Rates(input=5 * PER_MILLION, output=15 * PER_MILLION), "test")
+QUOTE = Quote(PRICE, 16_384, 128_000)
+
+
+def call(**fields: Any) -> Call:
+    base: dict[str, Any] = {"prompt_bytes": 4_000, "max_tokens": 100}
+    names = ("openai_chat", "openai", "/v1/chat/completions", "POST", "/v1/chat/completions", "", {}, b"{}", "gpt-4o")
+    return Call(*names, **(base | fields))
+
+
+def bucket(unit: str) -> Bucket:
+    return Bucket(f"{unit}|b", unit, 10**12, 11 * 10**11, 0, 0, "r", "total", {})
+
+
+def test_money_of_a_call_that_names_max_tokens() -> None:
+    guess = estimate(call(), QUOTE, 1_000)
+    hold = guess.hold(bucket("usd"), guess.expected)
+    assert hold.estimate == nano_from_usd("0.0065")  # 1,000 × $5/M + 100 × $15/M
+    assert (hold.fixed, hold.per_output, guess.max_output) == (nano_from_usd("0.005"), 15_000, 100)
+
+
+def test_tokens_count_input_and_every_choice() -> None:
+    guess = estimate(call(choices=3), QUOTE, 1_000)
+    hold = guess.hold(bucket("tokens"), guess.expected)
+    assert (hold.estimate, hold.fixed, hold.per_output) == (1_300, 1_000, 3)
+
+
+def test_without_max_tokens_1024_are_expected_and_the_model_maximum_is_the_cap() -> None:
+    guess = estimate(call(max_tokens=None), QUOTE, None)
+    assert (guess.input_tokens, guess.exact, guess.expected, guess.max_output) == (4_000, False, 1_024, 16_384)
+
+
+def test_a_visible_stream_can_be_cut_so_its_cap_ends_a_step_after_what_is_expected() -> None:
+    assert estimate(call(stream=True, max_tokens=50_000), QUOTE, 10).max_output == 2_048
+    assert estimate(call(stream=True, max_tokens=60), QUOTE, 10).max_output == 60
+    assert estimate(call(stream=True, max_tokens=50_000, hidden_output=True), QUOTE, 10).max_output == 50_000
+
+
+def test_input_at_the_provider_counts_as_the_whole_context_in_the_cap_only() -> None:
+    guess = estimate(call(server_context=True), QUOTE, 1_000)
+    hold = guess.hold(bucket("tokens"), guess.expected)
+    assert (hold.estimate, hold.fixed) == (1_100, 129_000)
+
+
+def test_an_embedding_generates_nothing() -> None:
+    guess = estimate(call(generates=False, max_tokens=None), QUOTE, 1_000)
+    assert (guess.expected, guess.max_output, guess.nano(0)) == (0, 0, nano_from_usd("0.005"))
+
+
+@pytest.mark.parametrize(("writes", "nano"), [(False, 5_000), (True, 10_000)])
+def test_a_prompt_that_writes_a_cache_is_held_at_the_write_rate(writes: bool, nano: int) -> None:
+    price = Price(Rates(5 * PER_MILLION, 0, cache_write=6 * PER_MILLION, cache_write_1h=10 * PER_MILLION), "test")
+    guess = estimate(call(writes_cache=writes, max_tokens=1), Quote(price, 10, 10), 1)
+    assert guess.nano(0) == nano
+
+
+def test_a_bucket_with_room_for_fifty_calls_needs_no_exact_count() -> None:
+    guess = estimate(call(), QUOTE, None)
+    hold = guess.hold(bucket("usd"), guess.expected)
+    room = hold.limit - 50 * hold.estimate
+    assert guess.fits_often(hold, room, 0)
+    assert not guess.fits_often(hold, room + 1, 0)
+    cap = hold.fixed + hold.per_output * guess.max_output
+    assert not guess.fits_often(hold, 0, hold.ceiling - 50 * cap + 1)
