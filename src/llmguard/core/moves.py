@@ -7,8 +7,10 @@ and has one time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import NamedTuple
 
 NO_LIMIT = 2**62
 """``limit`` and ``ceiling`` of a bucket that only counts (a rule in shadow mode)."""
@@ -211,6 +213,14 @@ class Counted:
     rid: str
     rev: int
     charges: tuple[Charge, ...]
+
+
+class Truth(NamedTuple):
+    """What the ledger supplies to a cold store: sums of current windows, and the rids counted in them that are younger
+    than the horizon, both from one transaction."""
+
+    sums: Sequence[Charge]
+    counted: Sequence[Counted]
 
 
 @dataclass(slots=True, eq=False)

@@ -1,0 +1,345 @@
+"""The lease table: every change that a quota store may make, as one pure function over plain state.
+
+One call has one lease, named by its rid. These are all the moves; anything else is an answer, not a change::
+
+    from      to                     by
+    -         held                   reserve
+    held      held                   renew, extend
+    held      settled, released      settle, release
+    held      orphan                 reap (the lease ran out: the call is presumed dispatched, its estimate is charged)
+    orphan    settled, released      a late settle or release replaces the orphan charge
+    orphan    held                   renew
+    released  settled                settle: a bill that came after all
+    settled   settled                settle with a higher revision: the difference
+    unknown   released               release that overtakes its reserve, which is then refused
+    unknown   settled                settle of a call that ended less than the horizon ago
+    unknown   held                   assert of a live lease under a new epoch
+
+:class:`Book` is the reference: ``stores.memory`` wraps it, ``stores/redis/lua`` says the same in Lua, and one suite
+compares the two answer by answer. Time is a parameter; a batch of moves has one time and is all there is to atomicity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llmguard.core import gcra, loading
+from llmguard.core.balances import EMPTY, LASTING, Balance, cap, least_output, lowered_output, refusal
+from llmguard.core.leases import HORIZON_MS, Lease, State, Status, Taken, Tombstone
+from llmguard.core.moves import (
+    Admitted,
+    Again,
+    Answer,
+    Assert,
+    Begin,
+    Correct,
+    Denied,
+    Done,
+    Extend,
+    Hold,
+    Known,
+    Load,
+    Move,
+    Open,
+    Part,
+    Release,
+    Renew,
+    Reserve,
+    Settle,
+    Trip,
+    Untrip,
+)
+
+EXPOSED_MS = 15 * 60_000
+"""How long the rest of an orphan's cap stays exposed after its lease ran out."""
+
+REAPED = 32
+"""Leases reaped per batch."""
+
+Buckets = list[tuple[Hold, Balance]]
+Crossed = tuple[tuple[int, int], ...]
+
+
+class Book(State):
+    """All state of one namespace and its moves. It starts cold: until it is loaded, moves are answered `cold`."""
+
+    def apply(self, moves: Sequence[Move], now: int) -> list[Answer]:
+        """Apply a batch at one time. Answers are in the order of the moves."""
+        if self.epoch:
+            self._reap(now)
+        self.forget(now)
+        seen = self.seq
+        self.seq += 1
+        answers: list[Answer] = []
+        for move in moves:
+            if type(move) is Reserve and self.epoch and move.seq > seen:
+                # The store has forgotten writes (a failover, an old dump): nothing in it can be trusted.
+                self.seq, self.epoch = max(self.seq, move.seq), 0
+            if self.epoch or type(move) in _LOADING:
+                answers.append(_TABLE[type(move)](self, move, now))
+            else:
+                answers.append(Again(now, "cold"))
+        return answers
+
+    # ------------------------------------------------------------------ reserve
+
+    def _reserve(self, move: Reserve, now: int) -> Answer:
+        if now < self.opens_at:
+            return Again(now, "cold")
+        if move.rules < self.rules:
+            return Again(now, "stale")
+        self.rules = move.rules
+        lease = self.record(move.rid, now)
+        missing: Part
+        if lease is None:
+            missing = Part.BOTH if move.part is Part.MONEY else move.part
+        elif lease.status is Status.HELD and isinstance(lease, Lease):
+            missing = move.part & ~lease.parts
+            if not missing:
+                return self._admitted(move, lease, now, again=True)
+        else:
+            return Again(now, "gone")
+        for hold in move.holds:
+            if hold.window_end and not hold.window_start <= now < hold.window_end:
+                return Again(now, "window")
+        buckets = [(hold, self.balance(hold.name, now) or EMPTY) for hold in move.holds]
+        denied = self._gate(move, buckets, now) if missing & Part.GATE else None
+        if denied is None and missing & Part.MONEY:
+            denied = self._money(move, buckets, now)
+            if denied and lease:
+                self._ungate(move, lease, now)
+        return denied or self._take(move, lease, missing, buckets, now)
+
+    def _gate(self, move: Reserve, buckets: Buckets, now: int) -> Denied | None:
+        for index, name in enumerate(move.trips):
+            if self.tripped(name, now):
+                return Denied(now, "tripped", index)
+        for index, (hold, balance) in enumerate(buckets):
+            if hold.concurrency and balance.held + hold.estimate > hold.limit:
+                return Denied(now, "concurrency", index, balance.level())
+        for index, rate in enumerate(move.rates):
+            wait = gcra.wait_ms(self.meters, rate, now)
+            if wait is not None:
+                return Denied(now, "rate", index, None, wait)
+        return None
+
+    def _money(self, move: Reserve, buckets: Buckets, now: int) -> Denied | None:
+        least = least_output(move)
+        reasons = [None if h.concurrency else refusal(h, balance, cap(h, least)) for h, balance in buckets]
+        return self._denied(move.holds, reasons, now)
+
+    def _denied(self, holds: Sequence[Hold], reasons: Sequence[str | None], now: int) -> Denied | None:
+        """The most lasting of the ``reasons`` as an answer, counted in its bucket."""
+        why = next((why for why in LASTING if why in reasons), None)
+        if why is None:
+            return None
+        index = reasons.index(why)
+        hold = holds[index]
+        balance = self.open(hold.name, hold.window_end, hold.rolling_ms, now)
+        if balance:
+            balance.denied += 1
+        return Denied(now, why, index, (balance or EMPTY).level(), crossed=self._crossed(holds, now))
+
+    def _ungate(self, move: Reserve, lease: Lease, now: int) -> None:
+        """Undo the gate of a call that was denied the money, as if it had never come."""
+        for rate in move.rates:
+            gcra.fill(self.meters, rate, -rate.cost, now)
+        self._withdraw(lease, now)
+        del self.records[move.rid]
+
+    def _take(self, move: Reserve, lease: Lease | None, parts: Part, buckets: Buckets, now: int) -> Admitted:
+        if lease is None:
+            lease = self.records[move.rid] = Lease(move.owner, now, self.seq)
+        output = move.max_output
+        if parts & Part.GATE:
+            for rate in move.rates:
+                gcra.fill(self.meters, rate, rate.cost, now)
+        if parts & Part.MONEY:
+            output = lowered_output(move, buckets)
+            lease.max_output = output if output < move.max_output else None
+        for hold in move.holds:
+            if parts & (Part.GATE if hold.concurrency else Part.MONEY):
+                self._hold(lease, hold, output, now)
+        lease.parts |= parts
+        self.push(move.rid, lease, now + move.lease_ms)
+        crossed = self._crossed(move.holds, now) if parts & Part.MONEY else ()
+        return self._admitted(move, lease, now, crossed=crossed)
+
+    def _admitted(self, move: Reserve, lease: Lease, now: int, again: bool = False, crossed: Crossed = ()) -> Admitted:
+        rates = gcra.left(self.meters, move.rates, now) if move.rates else ()
+        return Admitted(now, self.seq, lease.max_output, self.levels(move.holds, now), rates, again, crossed)
+
+    def _crossed(self, holds: Sequence[Hold], now: int) -> Crossed:
+        found: list[tuple[int, int]] = []
+        for index, hold in enumerate(holds):
+            balance = self.balance(hold.name, now) if hold.alerts else None
+            if balance:
+                found += [(index, mark) for mark in balance.crossed(hold.alerts)]
+        return tuple(found)
+
+    # ------------------------------------------------------------------ extend, assert, renew
+
+    def _extend(self, move: Extend, now: int) -> Answer:
+        lease = self.record(move.rid, now)
+        if not isinstance(lease, Lease) or lease.status is not Status.HELD:
+            return Again(now, "gone")
+        had = {taken.name: taken for taken in lease.taken}
+        denied = self._denied(move.holds, [self._grown(hold, had.get(hold.name), now) for hold in move.holds], now)
+        if denied:
+            return denied
+        raised = {hold.name for hold in move.holds if not hold.concurrency}
+        self._withdraw(lease, now, only=raised)
+        lease.taken = [taken for taken in lease.taken if taken.name not in raised]
+        for hold in move.holds:
+            if not hold.concurrency:
+                self._hold(lease, hold, 0, now)
+        self.push(move.rid, lease, now + move.lease_ms)
+        return Done(now, True, self.levels(move.holds, now))
+
+    def _grown(self, hold: Hold, had: Taken | None, now: int) -> str | None:
+        """Why a raised hold does not fit. One that does not grow is never refused."""
+        estimate, exposed = (had.estimate, had.cap) if had else (0, 0)
+        if hold.concurrency or (hold.estimate <= estimate and cap(hold, 0) <= exposed):
+            return None
+        return refusal(hold, self.balance(hold.name, now) or EMPTY, cap(hold, 0), estimate, exposed)
+
+    def _assert(self, move: Assert, now: int) -> Answer:
+        if self.record(move.rid, now):
+            return Done(now, False)
+        lease = self.records[move.rid] = Lease(move.owner, now, self.seq)
+        lease.parts = Part.BOTH
+        for hold in move.holds:
+            self._hold(lease, hold, move.max_output, now)
+        self.push(move.rid, lease, now + move.lease_ms)
+        return Done(now, True)
+
+    def _hold(self, lease: Lease, hold: Hold, max_output: int, now: int) -> None:
+        exposed = 0 if hold.concurrency else cap(hold, max_output)
+        taken = Taken(hold.name, hold.estimate, exposed, hold.window_end, hold.rolling_ms, hold.concurrency)
+        lease.taken.append(taken)
+        balance = self.open(hold.name, hold.window_end, hold.rolling_ms, now)
+        if balance:
+            balance.held += hold.estimate
+            balance.exposure += exposed
+
+    def _renew(self, move: Renew, now: int) -> Answer:
+        gone = []
+        for rid in move.rids:
+            lease = self.record(rid, now)
+            if not isinstance(lease, Lease) or lease.owner != move.owner:
+                gone.append(rid)
+                continue
+            if lease.status is Status.ORPHAN:
+                self._revive(lease, now)
+            self.push(rid, lease, now + move.lease_ms)
+        return Done(now, len(gone) < len(move.rids), gone=tuple(gone))
+
+    def _revive(self, lease: Lease, now: int) -> None:
+        for taken in lease.taken:
+            if taken.concurrency:
+                self.open(taken.name, 0, 0, now)
+        for taken, balance in self.touched(lease, now):
+            balance.held += taken.estimate
+            if not taken.concurrency:
+                balance.charge(taken.slot(lease.at), 0, -taken.estimate)
+                balance.exposure += taken.estimate if lease.due else taken.cap
+        lease.status = Status.HELD
+        lease.until = 0
+
+    # ------------------------------------------------------------------ settle, release, reap
+
+    def _settle(self, move: Settle, now: int) -> Answer:
+        record = self.record(move.rid, now)
+        before: tuple[int, ...] = ()
+        if record is None:
+            if now - move.at >= HORIZON_MS:
+                return Again(now, "gone")
+        elif isinstance(record, Lease):
+            self._withdraw(record, now)
+            self._correct(move.corrections, now)
+        elif move.rev <= record.rev:
+            return Done(now, False, self.levels(move.charges, now))
+        else:
+            before = record.amounts
+        for index, charge in enumerate(move.charges):
+            if charge.concurrency:
+                continue
+            charged = before[index] if index < len(before) else 0
+            balance = self.open(charge.name, charge.window_end, charge.rolling_ms, now)
+            if balance:
+                balance.charge(loading.charge_slot(charge), charge.amount - charged)
+        amounts = tuple([charge.amount for charge in move.charges])
+        self.keep(move.rid, Tombstone(Status.SETTLED, 0, move.rev, amounts), now + HORIZON_MS)
+        return Done(now, True, self.levels(move.charges, now))
+
+    def _release(self, move: Release, now: int) -> Answer:
+        record = self.record(move.rid, now)
+        if isinstance(record, Tombstone):
+            return Done(now, False)
+        if record:
+            self._withdraw(record, now)
+            self._correct(move.corrections, now)
+        self.keep(move.rid, Tombstone(Status.RELEASED, 0), now + HORIZON_MS)
+        return Done(now, True)
+
+    def _withdraw(self, lease: Lease, now: int, only: set[str] | None = None) -> None:
+        """Take out of the buckets what the lease has in them, as a hold or as an orphan charge."""
+        live = lease.status is Status.HELD
+        for taken, balance in self.touched(lease, now):
+            if only is not None and taken.name not in only:
+                continue
+            if taken.concurrency:
+                if live:
+                    self.give_back(taken.name, balance, taken.estimate)
+            elif live:
+                balance.held -= taken.estimate
+                balance.exposure -= taken.cap
+            else:
+                balance.charge(taken.slot(lease.at), 0, -taken.estimate)
+                balance.exposure -= taken.cap - taken.estimate if lease.due else 0
+
+    def _correct(self, corrections: Sequence[Correct], now: int) -> None:
+        for correction in corrections:
+            gcra.fill(self.meters, correction, correction.difference, now)
+
+    def _reap(self, now: int) -> None:
+        for rid, lease in self.take_due(now, REAPED):
+            if lease.status is Status.HELD:
+                self._orphan(rid, lease, now)
+            else:
+                for taken, balance in self.touched(lease, now):
+                    balance.exposure -= 0 if taken.concurrency else taken.cap - taken.estimate
+                lease.due = 0
+
+    def _orphan(self, rid: str, lease: Lease, now: int) -> None:
+        until = now + HORIZON_MS
+        for taken, balance in self.touched(lease, now):
+            if taken.concurrency:
+                self.give_back(taken.name, balance, taken.estimate)
+                continue
+            balance.held -= taken.estimate
+            balance.charge(taken.slot(lease.at), 0, taken.estimate)
+            balance.exposure -= taken.estimate
+            until = max(until, balance.expires) if until and balance.expires else 0
+        lease.status = Status.ORPHAN
+        self.push(rid, lease, lease.due + EXPOSED_MS)
+        self.keep(rid, lease, until)
+
+
+_LOADING = frozenset((Begin, Load, Open))
+
+_TABLE: dict[type[Any], Callable[[Book, Any, int], Answer]] = {
+    Reserve: Book._reserve,
+    Extend: Book._extend,
+    Renew: Book._renew,
+    Settle: Book._settle,
+    Release: Book._release,
+    Assert: Book._assert,
+    Trip: loading.trip,
+    Untrip: loading.untrip,
+    Known: loading.known,
+    Begin: loading.begin,
+    Load: loading.load,
+    Open: loading.open_epoch,
+}
