@@ -73,6 +73,14 @@ class Relay:
             runtime.close(x, Ending.CALLER_GONE)
             raise
 
+    async def verify(self, call: Call, dialect: Dialect, secret: str | None, event_id: str) -> Refuse | None:
+        """Check the caller's key only, for what the guard answers itself."""
+        now = self._runtime.now()
+        stages = self._stages[:1]
+        x = Exchange(call, dialect, stages, event_id=event_id, attempt_id=event_id, secret=secret, now=now)
+        decision = await self._runtime.run(x.open(now))
+        return decision if isinstance(decision, Refuse) else None
+
     async def _forward(self, x: Exchange, admit: Admit) -> Reply:
         call, runtime = x.call, self._runtime
         upstream = self._upstreams[admit.target.provider]

@@ -15,7 +15,8 @@ from llmguard.core.ports import Dialect
 from llmguard.errors import BadCall
 from llmguard.forward.relay import Relay, Reply, refused
 from llmguard.proxy.callers import Caller, Callers, Receive
-from llmguard.providers.routes import Route, RouteTable
+from llmguard.providers.routes import Op, Route, RouteTable, spoken_family
+from llmguard.proxy.models import ModelList
 from llmguard.runtime.ids import uuid7
 
 log = logging.getLogger("llmguard.proxy")
@@ -39,7 +40,7 @@ class HungUp(Exception):
 class Gateway:
     """Serves LLM routes through a relay, and `/livez`, `/readyz`, `/metrics` through ``local``.
 
-    ``dialects`` maps the names in the route table to dialects; ``models`` answers the list of models for a key.
+    ``dialects`` maps the names in the route table to dialects; ``fallback`` renders errors where no route is known.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Gateway:
         local: Local,
         limits: EdgeLimits,
         fallback: Dialect,
+        models: ModelList,
     ) -> None:
         self._relay = relay
+        self._models = models
         self._routes = routes
         self._dialects = dialects
         self._local = local
@@ -85,7 +88,7 @@ class Gateway:
         path = raw_path.decode("ascii")
         if method == "GET" and (local := self._local(path)) is not None:
             return local
-        route = self._routes.match(method, path)
+        route = self._routes.match(method, path, spoken_family(head))
         if route is None:
             return self._bad(self._fallback, event_id, 404, "unknown_route", f"{method} {path} is not served here")
         dialect = self._dialects[route.dialect]
@@ -99,7 +102,20 @@ class Gateway:
         caller.extend(CALL_SECONDS)
         if call.stream:
             caller.watch()
+        if route.op is Op.MODELS:
+            return await self._list_models(call, route, dialect, credential(head), event_id)
         return await self._relay(call, dialect, credential(head), event_id)
+
+    async def _list_models(
+        self, call: Call, route: Route, dialect: Dialect, secret: str | None, event_id: str
+    ) -> Reply:
+        answer = await self._relay.verify(call, dialect, secret, event_id)
+        if answer is None:
+            found = self._models.answer(route.family, route.model)
+            if not isinstance(found, Refuse):
+                return json_reply(200, found, event_id)
+            answer = found
+        return refused(dialect, answer, event_id)
 
     def _bad(
         self, dialect: Dialect, event_id: str, status: int, code: str, message: str, param: str | None = None
@@ -110,8 +126,12 @@ class Gateway:
 def parse(dialect: Dialect, request: Request, route: Route) -> Call:
     """Understand a request on a route; raises BadCall."""
     call = dialect.parse(request, route.endpoint, route.model)
+    call.family = route.family
     call.op = route.op
     call.upstream = route.upstream
+    call.reads = (*route.objects, *call.reads)
+    call.creates = route.creates or call.creates
+    call.deletes = route.deletes
     return call
 
 
@@ -162,6 +182,7 @@ async def _send(reply: Reply, method: str, send: Send, caller: Caller) -> None:
             reply.release()
 
 
-def json_reply(status: int, document: Any) -> Reply:
+def json_reply(status: int, document: Any, event_id: str) -> Reply:
     """A small JSON answer of our own."""
-    return Reply(status, [(b"content-type", b"application/json")], json.dumps(document).encode())
+    headers = [(b"content-type", b"application/json"), (b"x-llmguard-request-id", event_id.encode())]
+    return Reply(status, headers, json.dumps(document).encode())

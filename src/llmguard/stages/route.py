@@ -26,8 +26,15 @@ class Route(PassiveStage):
         self._refuse_unknown = refuse_unknown
 
     def open(self, x: Exchange) -> Steps[Refuse | None]:
-        """Refuses with 400/404 `unknown_model` and 403 `not_priced`."""
+        """Refuses with 400/404 `unknown_model` and 403 `not_priced`,
+        403 `operation_forbidden`."""
         yield from ()
+        if x.call.op == "forbidden":
+            return Refuse(
+                "operation_forbidden",
+                403,
+                f"{x.call.method} {x.call.endpoint} reaches what belongs to every team that shares the provider's key",
+            )
         target = self._router.target(x.call)
         if isinstance(target, Refuse):
             return target
