@@ -33,6 +33,7 @@ from llmguard.core.moves import (
     Answer,
     Assert,
     Begin,
+    Charge,
     Correct,
     Denied,
     Done,
@@ -56,6 +57,8 @@ EXPOSED_MS = 15 * 60_000
 
 REAPED = 32
 """Leases reaped per batch."""
+
+_GATE, _MONEY, _BOTH = int(Part.GATE), int(Part.MONEY), int(Part.BOTH)  # enum flags cost half a microsecond each
 
 Buckets = list[tuple[Hold, Balance]]
 Crossed = tuple[tuple[int, int], ...]
@@ -91,21 +94,21 @@ class Book(State):
             return Again(now, "stale")
         self.rules = move.rules
         lease = self.record(move.rid, now)
-        missing: Part
+        part = int(move.part)
         if lease is None:
-            missing = Part.BOTH if move.part is Part.MONEY else move.part
-        elif lease.status is Status.HELD and isinstance(lease, Lease):
-            missing = move.part & ~lease.parts
-            if not missing:
-                return self._admitted(move, lease, now, again=True)
+            missing = _BOTH if part == _MONEY else part
+        elif isinstance(lease, Lease) and lease.status is Status.HELD:
+            missing = part & ~lease.parts
         else:
             return Again(now, "gone")
+        buckets = [(hold, self.balance(hold.name, now) or EMPTY) for hold in move.holds]
+        if lease and not missing:
+            return self._admitted(move, lease, buckets, now, again=True)
         for hold in move.holds:
             if hold.window_end and not hold.window_start <= now < hold.window_end:
                 return Again(now, "window")
-        buckets = [(hold, self.balance(hold.name, now) or EMPTY) for hold in move.holds]
-        denied = self._gate(move, buckets, now) if missing & Part.GATE else None
-        if denied is None and missing & Part.MONEY:
+        denied = self._gate(move, buckets, now) if missing & _GATE else None
+        if denied is None and missing & _MONEY:
             denied = self._money(move, buckets, now)
             if denied and lease:
                 self._ungate(move, lease, now)
@@ -148,27 +151,30 @@ class Book(State):
         self._withdraw(lease, now)
         del self.records[move.rid]
 
-    def _take(self, move: Reserve, lease: Lease | None, parts: Part, buckets: Buckets, now: int) -> Admitted:
+    def _take(self, move: Reserve, lease: Lease | None, parts: int, buckets: Buckets, now: int) -> Admitted:
         if lease is None:
             lease = self.records[move.rid] = Lease(move.owner, now, self.seq)
         output = move.max_output
-        if parts & Part.GATE:
+        if parts & _GATE:
             for rate in move.rates:
                 gcra.fill(self.meters, rate, rate.cost, now)
-        if parts & Part.MONEY:
+        if parts & _MONEY:
             output = lowered_output(move, buckets)
             lease.max_output = output if output < move.max_output else None
-        for hold in move.holds:
-            if parts & (Part.GATE if hold.concurrency else Part.MONEY):
-                self._hold(lease, hold, output, now)
+        for index, (hold, balance) in enumerate(buckets):
+            if parts & (_GATE if hold.concurrency else _MONEY):
+                buckets[index] = hold, self._hold(lease, hold, balance, output, now)
         lease.parts |= parts
         self.push(move.rid, lease, now + move.lease_ms)
-        crossed = self._crossed(move.holds, now) if parts & Part.MONEY else ()
-        return self._admitted(move, lease, now, crossed=crossed)
+        crossed = self._crossed(move.holds, now) if parts & _MONEY else ()
+        return self._admitted(move, lease, buckets, now, crossed=crossed)
 
-    def _admitted(self, move: Reserve, lease: Lease, now: int, again: bool = False, crossed: Crossed = ()) -> Admitted:
+    def _admitted(
+        self, move: Reserve, lease: Lease, buckets: Buckets, now: int, again: bool = False, crossed: Crossed = ()
+    ) -> Admitted:
         rates = gcra.left(self.meters, move.rates, now) if move.rates else ()
-        return Admitted(now, self.seq, lease.max_output, self.levels(move.holds, now), rates, again, crossed)
+        levels = tuple([balance.level() for _, balance in buckets])
+        return Admitted(now, self.seq, lease.max_output, levels, rates, again, crossed)
 
     def _crossed(self, holds: Sequence[Hold], now: int) -> Crossed:
         found: list[tuple[int, int]] = []
@@ -193,7 +199,7 @@ class Book(State):
         lease.taken = [taken for taken in lease.taken if taken.name not in raised]
         for hold in move.holds:
             if not hold.concurrency:
-                self._hold(lease, hold, 0, now)
+                self._hold(lease, hold, EMPTY, 0, now)
         self.push(move.rid, lease, now + move.lease_ms)
         return Done(now, True, self.levels(move.holds, now))
 
@@ -208,20 +214,24 @@ class Book(State):
         if self.record(move.rid, now):
             return Done(now, False)
         lease = self.records[move.rid] = Lease(move.owner, now, self.seq)
-        lease.parts = Part.BOTH
+        lease.parts = _BOTH
         for hold in move.holds:
-            self._hold(lease, hold, move.max_output, now)
+            self._hold(lease, hold, EMPTY, move.max_output, now)
         self.push(move.rid, lease, now + move.lease_ms)
         return Done(now, True)
 
-    def _hold(self, lease: Lease, hold: Hold, max_output: int, now: int) -> None:
-        exposed = 0 if hold.concurrency else cap(hold, max_output)
-        taken = Taken(hold.name, hold.estimate, exposed, hold.window_end, hold.rolling_ms, hold.concurrency)
-        lease.taken.append(taken)
-        balance = self.open(hold.name, hold.window_end, hold.rolling_ms, now)
-        if balance:
-            balance.held += hold.estimate
-            balance.exposure += exposed
+    def _hold(self, lease: Lease, hold: Hold, balance: Balance, max_output: int, now: int) -> Balance:
+        """Enter ``hold`` in the lease and its bucket, which is looked up or made where ``balance`` is EMPTY."""
+        worst = 0 if hold.concurrency else cap(hold, max_output)
+        lease.taken.append(Taken(hold.name, hold.estimate, worst, hold.window_end, hold.rolling_ms, hold.concurrency))
+        if balance is EMPTY:
+            found = self.open(hold.name, hold.window_end, hold.rolling_ms, now)
+            if found is None:
+                return EMPTY
+            balance = found
+        balance.held += hold.estimate
+        balance.exposure += worst
+        return balance
 
     def _renew(self, move: Renew, now: int) -> Answer:
         gone = []
@@ -262,16 +272,21 @@ class Book(State):
             return Done(now, False, self.levels(move.charges, now))
         else:
             before = record.amounts
+        levels = []
         for index, charge in enumerate(move.charges):
-            if charge.concurrency:
-                continue
-            charged = before[index] if index < len(before) else 0
-            balance = self.open(charge.name, charge.window_end, charge.rolling_ms, now)
-            if balance:
-                balance.charge(loading.charge_slot(charge), charge.amount - charged)
+            balance = self._charged(charge, before[index] if index < len(before) else 0, now)
+            levels.append((balance or EMPTY).level())
         amounts = tuple([charge.amount for charge in move.charges])
         self.keep(move.rid, Tombstone(Status.SETTLED, 0, move.rev, amounts), now + HORIZON_MS)
-        return Done(now, True, self.levels(move.charges, now))
+        return Done(now, True, tuple(levels))
+
+    def _charged(self, charge: Charge, before: int, now: int) -> Balance | None:
+        if charge.concurrency:
+            return self.balance(charge.name, now)
+        balance = self.open(charge.name, charge.window_end, charge.rolling_ms, now)
+        if balance:
+            balance.charge(loading.charge_slot(charge), charge.amount - before)
+        return balance
 
     def _release(self, move: Release, now: int) -> Answer:
         record = self.record(move.rid, now)
