@@ -203,7 +203,8 @@ class SSEReader:
         if flow.raw:
             return b"\n{" + self._error(refuse, request_id) + b"}\n"
         end = flow.end(self._error(refuse, request_id))
-        return back + end + b"\n\n" + (b"" if end else self._ending(refuse, request_id))
+        is_error = end and self.ERROR_ANYWHERE
+        return back + end + b"\n\n" + (b"" if is_error else self._ending(refuse, request_id))
 
     # How bytes become events.
 
@@ -301,9 +302,8 @@ class SSEReader:
         return out + self._collect(data[end:]) if end < len(data) else out
 
 
-def usage_in(text: bytes) -> dict[str, Any] | None:
-    """The last complete object named ``usage`` in a piece of JSON."""
-    key = b'"usage"'
+def usage_in(text: bytes, key: bytes = b'"usage"') -> dict[str, Any] | None:
+    """The last complete object with the name ``key`` (quoted) in a piece of JSON."""
     at = text.rfind(key)
     while at >= 0:
         value = text[at + len(key) :].lstrip(b" \t\r\n:").decode("utf-8", "replace")
