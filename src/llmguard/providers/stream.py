@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from enum import Enum, auto
-from typing import Any
+from typing import Any, ClassVar
 
 from llmguard.core import sse
 from llmguard.core.call import ObjectRef
@@ -82,8 +82,13 @@ class SSEReader:
 
     A subclass implements the methods from :meth:`_event` to :meth:`_overlong_end`. It decodes every event into a typed
     struct of the few fields that count: measured on events of 230 bytes, that costs as much as searching them for two
-    markers, and gives the text's true length and everything else at once.
+    markers, and gives the text's true length and everything else at once. ``USAGE_KEY`` is the quoted name of the
+    usage object; ``ERROR_ANYWHERE`` says that the SDKs take any event with the member from :meth:`_error` for an error,
+    else the one from :meth:`_ending` follows an event that was ended in its middle.
     """
+
+    USAGE_KEY: ClassVar[bytes] = b'"usage"'
+    ERROR_ANYWHERE: ClassVar[bool] = True
 
     __slots__ = (
         "_back",
@@ -298,11 +303,11 @@ class SSEReader:
             return self._pass(flow.take(data))
         out = self._pass(flow.take(data[:end]) + flow.rest())
         self._flow = None
-        self._overlong_end(flow.head, usage_in(flow.window))
+        self._overlong_end(flow.head, usage_in(flow.window, self.USAGE_KEY))
         return out + self._collect(data[end:]) if end < len(data) else out
 
 
-def usage_in(text: bytes, key: bytes = b'"usage"') -> dict[str, Any] | None:
+def usage_in(text: bytes, key: bytes) -> dict[str, Any] | None:
     """The last complete object with the name ``key`` (quoted) in a piece of JSON."""
     at = text.rfind(key)
     while at >= 0:
