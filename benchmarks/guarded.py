@@ -31,21 +31,21 @@ class WrongBooks(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What is written down: rows and nano-USD in SQL, settled and still held nano-USD in each budget in Redis."""
+    """What is written down: rows and sums in SQL; in the store what each bucket settled, and what all still hold."""
 
     rows: int
     calls: int
     tokens: tuple[int, int]
     cost_nano: int
-    settled_nano: tuple[int, ...]
-    open_nano: int
+    settled: tuple[int, ...]
+    held: int
 
     @classmethod
     def of(cls, calls: int) -> Books:
-        """The books after ``calls`` answered calls: each costs the same, and each of two budgets took it."""
+        """The books after ``calls`` answered calls: each costs the same, both budgets took it, none still runs."""
         cost = calls * COST_NANO
         tokens = (calls * INPUT_TOKENS, calls * OUTPUT_TOKENS)
-        return cls(calls, calls, tokens, cost, (cost, cost), 0)
+        return cls(calls, calls, tokens, cost, (cost, cost, 0), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Guard:
 
     def _books(self) -> Books:
         rows, calls, tokens_in, tokens_out, cost = self._sums()
-        settled, open_nano = self._buckets()
-        return Books(rows, calls, (tokens_in, tokens_out), cost, settled, open_nano)
+        settled, held = self._buckets()
+        return Books(rows, calls, (tokens_in, tokens_out), cost, settled, held)
 
     def _sums(self) -> tuple[int, int, int, int, int]:
         statement = (
@@ -86,14 +86,14 @@ class Guard:
         return rows, calls, tokens_in, tokens_out, cost
 
     def _buckets(self) -> tuple[tuple[int, ...], int]:
-        """Settled money per window kind (a run may cross into the next hour's bucket), and whatever is not settled."""
-        settled, open_nano = [], 0
+        """What each kind of bucket settled (a run may cross into the next hour's), and what all of them still hold."""
+        settled, held = [], 0
         with closing(redis.Redis(port=self.store_port, decode_responses=True)) as store:
-            for window in ("hour", "total"):
-                buckets = [store.hgetall(name) for name in store.scan_iter(match=f"*b:usd|{window}|*", count=1000)]
+            for kind in ("usd|hour", "usd|total", "calls|live"):
+                buckets = [store.hgetall(name) for name in store.scan_iter(match=f"*b:{kind}|*", count=1000)]
                 settled.append(sum(int(bucket.get("settled", 0)) for bucket in buckets))
-                open_nano += sum(int(bucket.get(part, 0)) for bucket in buckets for part in _OPEN)
-        return tuple(settled), open_nano
+                held += sum(int(bucket.get(part, 0)) for bucket in buckets for part in _OPEN)
+        return tuple(settled), held
 
 
 @contextmanager
