@@ -1,0 +1,92 @@
+"""Settled calls become rows: entries, rollups, objects and the spool's offset in one transaction.
+
+Every SETTLE becomes one POST row, however often it is delivered. A record with a higher ``rev`` for an attempt that has
+its row becomes an ADJUST row of signed differences; one that is not higher becomes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from llmguard.core.records import Entry, SettleRecord
+from llmguard.ledger import rollups
+from llmguard.ledger.adjust import AMOUNTS, Amounts, adjust, amounts
+from llmguard.ledger.codec import encode_charges
+from llmguard.ledger.models import entries, spools
+from llmguard.ledger.objects import Changes
+from llmguard.ledger.statements import Row, insert_entries, known_events, upsert
+
+Attempts = dict[str, dict[str, tuple[int, Amounts]]]
+"""By event and attempt: the highest rev in the ledger and the amounts that its rows add up to."""
+
+
+class Posting:
+    """One transaction's worth of settled calls. ``rows`` counts what was really inserted."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._rollup: rollups.Rollup = {}
+        self._objects = Changes()
+        self.rows = 0
+
+    def add(self, settled: Sequence[SettleRecord]) -> None:
+        """Insert the rows of some records, in their order."""
+        ids = [record.entry.event_id for record in settled]
+        distinct = set(ids)
+        known = known_events(self._connection, ids)
+        # Almost always every call is new and comes once; then nothing has to be compared.
+        if not known and len(distinct) == len(ids):
+            rows = [self._row(record, record.entry, 1) for record in settled]
+        else:
+            rows = self._compared(settled, self._load(known))
+        if rows:
+            insert_entries(self._connection, rows)
+        self.rows += len(rows)
+
+    def _compared(self, settled: Sequence[SettleRecord], attempts: Attempts) -> list[Row]:
+        rows = []
+        for record in settled:
+            entry = record.entry
+            of_event = attempts[entry.event_id]
+            before = of_event.get(entry.attempt_id)
+            if before is None:
+                rows.append(self._row(record, entry, 0 if of_event else 1))
+            elif entry.rev > before[0]:
+                rows.append(self._row(record, adjust(entry, before[1]), 0))
+            else:
+                continue
+            of_event[entry.attempt_id] = entry.rev, amounts(entry)
+        return rows
+
+    def _row(self, record: SettleRecord, entry: Entry, calls: int) -> Row:
+        rollups.add(self._rollup, entry, calls)
+        if record.objects or record.deleted:
+            self._objects.note(record)
+        return (*entry, calls, encode_charges(record.buckets))
+
+    def _load(self, event_ids: set[str]) -> Attempts:
+        found: Attempts = defaultdict(dict)
+        if event_ids:
+            columns = entries.c
+            sums = [sa.func.sum(columns[name]) for name in AMOUNTS]
+            query = (
+                sa.select(columns.event_id, columns.attempt_id, sa.func.max(columns.rev), *sums)
+                .where(columns.event_id.in_(event_ids))
+                .group_by(columns.event_id, columns.attempt_id)
+            )
+            for event_id, attempt_id, rev, *so_far in self._connection.execute(query):
+                found[event_id][attempt_id] = rev, [None if amount is None else int(amount) for amount in so_far]
+        return found
+
+    def finish(self, spool: str | None = None, seq: int = 0, now: int = 0) -> None:
+        """Write what was gathered: rollups, objects, and up to which record ``spool`` is shipped."""
+        rollups.save(self._connection, self._rollup)
+        self._objects.save(self._connection)
+        if spool is not None:
+            insert = upsert(self._connection, spools).values(spool=spool, seq=seq, updated_at=now)
+            new = {"seq": insert.excluded.seq, "updated_at": insert.excluded.updated_at}
+            self._connection.execute(insert.on_conflict_do_update(index_elements=["spool"], set_=new))
