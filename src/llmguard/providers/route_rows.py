@@ -28,7 +28,7 @@ POST             /v1/chat/completions                                    generat
 GET              /v1/chat/completions                                    forbidden
 GET,POST,DELETE  /v1/chat/completions/{chat_completion}                  object
 GET              /v1/chat/completions/{chat_completion}/messages         object
-POST             /v1/completions                                         generate     openai_completions
+POST             /v1/completions                                         generate     openai_chat
 POST             /v1/embeddings                                          generate     openai_embeddings
 POST             /v1/moderations                                         free
 POST             /v1/content_provenance_checks                           passthrough
@@ -151,7 +151,7 @@ ANY              /v1/usage/**                                            forbidd
 
 AZURE = """
 POST             /openai/deployments/{model}/chat/completions            generate     openai_chat
-POST             /openai/deployments/{model}/completions                 generate     openai_completions
+POST             /openai/deployments/{model}/completions                 generate     openai_chat
 POST             /openai/deployments/{model}/embeddings                  generate     openai_embeddings
 POST             /openai/deployments/{model}/images/generations          passthrough
 POST             /openai/deployments/{model}/images/edits                passthrough

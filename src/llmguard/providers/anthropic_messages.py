@@ -1,0 +1,219 @@
+"""Anthropic's Messages API: `/v1/messages` and `/v1/messages/count_tokens`.
+
+Counting tokens is free at the provider, so a `count_tokens` call generates nothing and its route costs nothing; only
+request limits see it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmguard.core.call import Call, Edits, Request
+from llmguard.core.decision import Refuse
+from llmguard.core.ports import Reader
+from llmguard.providers import objects
+from llmguard.providers.anthropic_reply import MessagesReader, error_body
+from llmguard.providers.base import (
+    decode,
+    encode,
+    need_str,
+    splice,
+    take_bool,
+    take_int,
+    take_list,
+    take_object,
+    take_str,
+    wrong,
+)
+
+IMAGE_TOKENS = 4_800
+"""Most tokens of one image: 2,576 pixels of edge at 28 × 28 pixels a token (docs "Images and vision")."""
+PAGE_TOKENS = 4_600
+"""Most tokens of a PDF page: 3,000 of dense text and its picture (docs "PDF support")."""
+PAGE_BYTES = 4_096
+"""Fewest bytes of a page with so much text, compressed."""
+MOST_PAGES = 600
+TOOL_TOKENS = 700
+"""Most tokens of the system prompt that any tool brings with it (530, docs "Tool use pricing", and its framing)."""
+FRAME_TOKENS = 12
+MESSAGE_TOKENS = 4
+
+_CLIENT_TOOLS = ("bash_", "computer_", "custom", "memory_", "text_editor_")
+"""Types of tools that the caller runs. What any other tool fetches becomes input that no request shows."""
+_SILENT = re.compile(r"claude-(?:instant|[123]\b|(?:opus|sonnet|haiku)-[34]\b)")
+"""Models that think only when told to; later ones do unless told not to."""
+_SILENT_LEAVES = frozenset({"cache_control", "data", "encrypted_content", "encrypted_index", "id", "media_type"}) | {
+    "signature",
+    "tool_use_id",
+    "type",
+}
+
+
+@dataclass(slots=True)
+class _Media:
+    """What a prompt has beside its text: ``encoded`` bytes of base64, their tokens, and parts that lie elsewhere."""
+
+    encoded: int = 0
+    tokens: int = 0
+    unseen: bool = False
+
+    def look(self, blocks: list[Any]) -> None:
+        """Look through content blocks, those of tool results and documents too."""
+        for block in blocks:
+            if type(block) is not dict:
+                raise wrong("messages.content", block, "an array of objects")
+            if block.get("type") == "text":
+                continue
+            source = block.get("source")
+            if type(source) is dict:
+                self._source(block.get("type"), source)
+            self._inside(block.get("content"))
+
+    def _inside(self, content: object) -> None:
+        if type(content) is list:
+            self.look(content)
+        elif type(content) is dict:
+            self.look([content])
+
+    def _source(self, kind: object, source: dict[str, Any]) -> None:
+        match source.get("type"):
+            case "base64":
+                size = len(take_str(source, "data", param="source.data") or "")
+                self.encoded += size
+                self.tokens += (
+                    IMAGE_TOKENS if kind == "image" else PAGE_TOKENS * min(size // PAGE_BYTES + 1, MOST_PAGES)
+                )
+            case "url" if kind == "image":
+                self.tokens += IMAGE_TOKENS
+            case "content":
+                self._inside(source.get("content"))
+            case "text":
+                pass
+            case _:
+                self.unseen = True
+
+
+class AnthropicMessages:
+    """The dialect `anthropic_messages`."""
+
+    name = "anthropic_messages"
+    family = "anthropic"
+
+    def parse(self, request: Request, endpoint: str, model: str | None) -> Call:
+        """Understand a request for a message, or for counting its tokens."""
+        body = request.body
+        doc = decode(body)
+        media = _Media()
+        tools = take_list(doc, "tools")
+        unseen = bool(take_list(doc, "mcp_servers")) or any(map(_runs_elsewhere, tools or ()))
+        _check_system(doc)
+        for message in take_list(doc, "messages") or ():
+            if type(message) is not dict:
+                raise wrong("messages", message, "an array of objects")
+            content = message.get("content")
+            if type(content) is list:
+                media.look(content)
+            elif content is not None and type(content) is not str:
+                raise wrong("messages.content", content, "a string or an array")
+        name = model or need_str(doc, "model")
+        metadata = take_object(doc, "metadata")
+        return Call(
+            self.name,
+            self.family,
+            endpoint,
+            request.method,
+            request.path,
+            request.query,
+            request.headers,
+            body,
+            name,
+            doc,
+            stream=take_bool(doc, "stream") or False,
+            max_tokens=take_int(doc, "max_tokens"),
+            generates=not endpoint.endswith("/count_tokens"),
+            end_user=take_str(metadata, "user_id", param="metadata.user_id") if metadata else None,
+            prompt_bytes=len(body) - media.encoded,
+            extra_input_tokens=media.tokens + (TOOL_TOKENS if tools else 0),
+            server_context=unseen or media.unseen,
+            writes_cache=b'"cache_control"' in body or b"\\u00" in body,
+            hidden_output=_thinks(doc, name),
+            reads=objects.ANTHROPIC.named(body, doc),
+        )
+
+    def texts(self, call: Call) -> Sequence[str]:
+        """Everything that the model reads: system prompt, tools, messages, and the arguments of earlier tool calls."""
+        doc = call.doc or {}
+        texts = [encode(tool).decode() for tool in doc.get("tools") or ()]
+        texts.extend(_strings(doc.get("system")))
+        for message in doc.get("messages") or ():
+            texts.extend(_strings(message.get("content")))
+        return texts
+
+    def overhead_tokens(self, call: Call) -> int:
+        """Tokens of roles and turns; those of tools are in the call's ``extra_input_tokens``."""
+        return FRAME_TOKENS + MESSAGE_TOKENS * len((call.doc or {}).get("messages") or ())
+
+    def rewrite(self, call: Call, edits: Edits) -> bytes:
+        """The body with another model or a lower `max_tokens`; a thinking budget must stay below it, so it follows."""
+        doc = call.doc or {}
+        changes = {}
+        if edits.model is not None and "model" in doc:
+            changes["model"] = encode(edits.model)
+        if edits.max_tokens is not None:
+            changes["max_tokens"] = b"%d" % edits.max_tokens
+            thinking = doc.get("thinking") or {}
+            if (thinking.get("budget_tokens") or 0) >= edits.max_tokens > MIN_THINKING:
+                changes["thinking"] = encode(thinking | {"budget_tokens": edits.max_tokens - 1})
+        return splice(call.body, changes, present=doc)
+
+    def reader(self, call: Call, *, asked_usage: bool) -> Reader:
+        """A fresh reader; Anthropic always reports usage, so there is nothing to ask for."""
+        return MessagesReader()
+
+    def refusal(self, refuse: Refuse, request_id: str) -> bytes:
+        """An error as the API writes them."""
+        return error_body(refuse, request_id)
+
+
+MIN_THINKING = 1_024
+"""The smallest thinking budget the API takes."""
+
+
+def _check_system(doc: dict[str, Any]) -> None:
+    system = doc.get("system")
+    if system is not None and type(system) is not str and type(system) is not list:
+        raise wrong("system", system, "a string or an array")
+
+
+def _runs_elsewhere(tool: object) -> bool:
+    if type(tool) is not dict:
+        raise wrong("tools", tool, "an array of objects")
+    kind = take_str(tool, "type", param="tools.type")
+    return kind is not None and not kind.startswith(_CLIENT_TOOLS)
+
+
+def _thinks(doc: dict[str, Any], model: str) -> bool:
+    """Whether the answer may contain thinking, which is billed whole and streamed as a summary or not at all."""
+    thinking = take_object(doc, "thinking")
+    if thinking is None:
+        return _SILENT.search(model) is None
+    take_int(thinking, "budget_tokens", param="thinking.budget_tokens")
+    return take_str(thinking, "type", param="thinking.type") != "disabled"
+
+
+def _strings(value: object) -> Iterator[str]:
+    """The texts in content, without what is no text to the model."""
+    if type(value) is str:
+        yield value
+    elif type(value) is list:
+        for item in value:
+            yield from _strings(item)
+    elif type(value) is dict:
+        for name, inner in value.items():
+            if name == "input":
+                yield encode(inner).decode()
+            elif name not in _SILENT_LEAVES or (name == "data" and value.get("type") == "text"):
+                yield from _strings(inner)
