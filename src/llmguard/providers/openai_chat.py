@@ -1,0 +1,235 @@
+"""OpenAI chat completions, and the older text completions that share its reply format.
+
+Spoken by OpenAI and by nearly everybody else, each with additions of their own; what is not interpreted here passes
+unchanged. ``models`` and ``preset`` are refused: they let a router serve a model that was never priced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from llmguard.core.call import Call, Edits, Request
+from llmguard.core.decision import Refuse
+from llmguard.core.ports import Reader
+from llmguard.errors import BadCall
+from llmguard.providers.base import (
+    decode,
+    encode,
+    member,
+    need_str,
+    splice,
+    take_bool,
+    take_int,
+    take_list,
+    take_object,
+    take_str,
+    wrong,
+)
+from llmguard.providers.openai_chat_reader import ChatReader
+from llmguard.providers.openai_common import FAMILY, MAX_CHOICES, MAX_OUTPUT, end_user, refusal
+from llmguard.providers.openai_content import Content, part_texts
+
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_UNLIMITED = -1  # llama.cpp and LM Studio
+_LOCAL_TOOLS = (None, "function", "custom")
+_SERVER_TOOLS = ("web_search_options", "search_parameters", "plugins")
+_REROUTING = ("models", "preset")
+_REASONING_MODEL = re.compile(r"(?:[^/]*/)*(?:ft:)?(?:o[1-9]|gpt-[5-9])(?![0-9a-z])")
+
+TOKENS_PER_MESSAGE = 3
+TOKENS_PER_NAME = 1
+TOKENS_PER_TOOL_CALL = 8
+REPLY_PRIMING = 3
+
+
+class OpenAIChat:
+    """The dialect of ``/v1/chat/completions`` and ``/v1/completions``."""
+
+    name = "openai_chat"
+    family = FAMILY
+
+    def parse(self, request: Request, endpoint: str, model: str | None) -> Call:
+        """Understand a request. Raises :class:`BadCall` where a field that counts has the wrong form."""
+        body = request.body
+        doc = decode(body)
+        name = model or need_str(doc, "model")
+        _refuse_rerouting(doc)
+        stream = take_bool(doc, "stream") or False
+        options = take_object(doc, "stream_options") or {}
+        usage_chunk = take_bool(options, "include_usage", param="stream_options.include_usage")
+        content = Content(name)
+        if endpoint.endswith("/chat/completions"):
+            prompts = 1
+            _look_at_messages(doc, content)
+            _look_at_tools(doc, content)
+        else:
+            prompts = _count_prompts(doc)
+        return Call(
+            dialect=self.name,
+            family=FAMILY,
+            endpoint=endpoint,
+            method=request.method,
+            path=request.path,
+            query=request.query,
+            headers=request.headers,
+            body=body,
+            model=name,
+            doc=doc,
+            stream=stream,
+            max_tokens=_max_tokens(doc),
+            choices=prompts * _choices(doc),
+            wants_usage_chunk=not stream or bool(usage_chunk),
+            end_user=end_user(doc),
+            prompt_bytes=len(body) - content.inline,
+            extra_input_tokens=content.tokens,
+            server_context=content.unseen,
+            reads=tuple(content.reads),
+            creates="chat_completion" if take_bool(doc, "store") else None,
+        )
+
+    def texts(self, call: Call) -> Sequence[str]:
+        """The prompt's text parts. Tool definitions count as their JSON, which is more than the provider's own form."""
+        doc = call.doc or {}
+        texts = _prompts(doc.get("prompt"))
+        for message in doc.get("messages") or ():
+            texts += _message_texts(message)
+        texts += [encode(doc[name]).decode() for name in ("tools", "functions", "response_format") if doc.get(name)]
+        return texts
+
+    def overhead_tokens(self, call: Call) -> int:
+        """Tokens of the message framing, and of prompts given as token numbers.
+
+        Three a message, one a name and three to prime the reply (OpenAI cookbook, "How to count tokens with
+        tiktoken"); eight a tool call, on the safe side.
+        """
+        doc = call.doc or {}
+        tokens = REPLY_PRIMING + _token_numbers(doc.get("prompt"))
+        for message in doc.get("messages") or ():
+            calls = message.get("tool_calls")
+            tokens += TOKENS_PER_MESSAGE + (TOKENS_PER_NAME if message.get("name") else 0)
+            tokens += TOKENS_PER_TOOL_CALL * len(calls) if type(calls) is list else 0
+        return tokens
+
+    def rewrite(self, call: Call, edits: Edits) -> bytes:
+        """The body with ``edits`` made.
+
+        A lowered limit goes where the caller put its own. A caller that named none gets ``max_completion_tokens`` for
+        OpenAI's reasoning models, which know no other, and else ``max_tokens``, which every provider knows.
+        """
+        doc = call.doc or {}
+        changes: dict[str, bytes] = {}
+        if edits.model is not None and "model" in doc:
+            changes["model"] = encode(edits.model)
+        if edits.max_tokens is not None:
+            named = [name for name in _LIMITS if doc.get(name) is not None]
+            for name in named or [_limit_name(call, edits.model or call.model)]:
+                changes[name] = encode(edits.max_tokens)
+        if edits.ask_usage and call.stream:
+            changes["stream_options"] = _asking(call.body, doc)
+        return splice(call.body, changes, present=doc) if changes else call.body
+
+    def reader(self, call: Call, *, asked_usage: bool) -> Reader:
+        """A fresh reader for the reply."""
+        return ChatReader(call, asked_usage=asked_usage)
+
+    def refusal(self, refuse: Refuse, request_id: str) -> bytes:
+        """The body of an error reply."""
+        return refusal(refuse, request_id)
+
+
+def _refuse_rerouting(doc: dict[str, Any]) -> None:
+    for name in _REROUTING:
+        if doc.get(name):
+            message = f"'{name}' is not accepted: name one model; the gateway's configuration names its fallbacks."
+            raise BadCall(message, code="unsupported_field", param=name)
+
+
+def _look_at_messages(doc: dict[str, Any], content: Content) -> None:
+    for message in take_list(doc, "messages") or ():
+        if type(message) is not dict:
+            raise wrong("messages", message, "an array of message objects")
+        inner = message.get("content")
+        if type(inner) is list:
+            content.parts(inner, "messages.content")
+        elif type(inner) is not str and inner is not None:
+            raise wrong("messages.content", inner, "a string or an array of content parts")
+        if "audio" in message:
+            _earlier_audio(message, content)
+
+
+def _earlier_audio(message: dict[str, Any], content: Content) -> None:
+    """An earlier spoken answer, named by id instead of being sent again."""
+    audio = take_object(message, "audio", param="messages.audio")
+    if audio:
+        content.named("audio", take_str(audio, "id", param="messages.audio.id"))
+        content.unseen = True
+
+
+def _look_at_tools(doc: dict[str, Any], content: Content) -> None:
+    """Tools that run at the provider feed what they find back into the prompt."""
+    for tool in take_list(doc, "tools") or ():
+        if type(tool) is not dict:
+            raise wrong("tools", tool, "an array of tool objects")
+        if tool.get("type") not in _LOCAL_TOOLS:
+            content.unseen = True
+    for name in _SERVER_TOOLS:
+        if doc.get(name):
+            content.unseen = True
+
+
+def _choices(doc: dict[str, Any]) -> int:
+    """Answers generated for one prompt; of ``best_of`` only ``n`` are returned, but all are billed."""
+    choices = take_int(doc, "n", minimum=1, maximum=MAX_CHOICES) or 1
+    return max(choices, take_int(doc, "best_of", minimum=0, maximum=MAX_CHOICES) or 1)
+
+
+def _count_prompts(doc: dict[str, Any]) -> int:
+    """How many prompts a text completion holds: one, or a list of strings or of token lists."""
+    prompt = doc.get("prompt")
+    if prompt is None or type(prompt) is str:
+        return 1
+    if type(prompt) is not list:
+        raise wrong("prompt", prompt, "a string or an array")
+    return len(prompt) if prompt and type(prompt[0]) is not int else 1
+
+
+def _max_tokens(doc: dict[str, Any]) -> int | None:
+    """The larger one of two limits, since providers differ about which of them counts."""
+    limits = [take_int(doc, name, minimum=_UNLIMITED, maximum=MAX_OUTPUT) for name in _LIMITS]
+    named = [limit for limit in limits if limit is not None]
+    return max(named) if named and _UNLIMITED not in named else None
+
+
+def _limit_name(call: Call, model: str) -> str:
+    chat = call.endpoint.endswith("/chat/completions")
+    return "max_completion_tokens" if chat and _REASONING_MODEL.match(model) else "max_tokens"
+
+
+def _asking(body: bytes, doc: dict[str, Any]) -> bytes:
+    """The caller's ``stream_options`` with usage asked for."""
+    options = doc.get("stream_options")
+    wanted = {"include_usage": b"true"}
+    return splice(member(body, "stream_options"), wanted, present=options) if options else b'{"include_usage":true}'
+
+
+def _message_texts(message: dict[str, Any]) -> list[str]:
+    texts = part_texts(message.get("content"))
+    texts += [message[name] for name in ("name", "reasoning_content") if type(message.get(name)) is str]
+    calls = message.get("tool_calls")
+    if calls:
+        texts.append(encode(calls).decode())
+    return texts
+
+
+def _prompts(prompt: Any) -> list[str]:
+    if type(prompt) is str:
+        return [prompt]
+    return [text for text in prompt if type(text) is str] if type(prompt) is list else []
+
+
+def _token_numbers(prompt: Any) -> int:
+    if type(prompt) is not list:
+        return 0
+    return sum(1 if type(item) is int else len(item) if type(item) is list else 0 for item in prompt)

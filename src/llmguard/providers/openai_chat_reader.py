@@ -1,0 +1,213 @@
+"""Reads chat and text completions, whole and streamed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jiter
+import msgspec
+
+from llmguard.core import sse
+from llmguard.core.call import Call, ObjectRef
+from llmguard.core.decision import Refuse
+from llmguard.providers.base import encode, llmguard_object
+from llmguard.providers.openai_common import chat_usage, error_member
+from llmguard.providers.stream import Fate, SSEReader
+
+_DONE = b"[DONE]"
+_PCM_BASE64_PER_TOKEN = 3_200
+
+
+class Delta(msgspec.Struct):
+    """The generated part of a choice. Values are checked where they are read, since providers vary them."""
+
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    refusal: Any = None
+    audio: Any = None
+
+
+class Choice(msgspec.Struct):
+    """One answer, or the next piece of one."""
+
+    delta: Delta | None = None
+    message: Delta | None = None
+    text: Any = None
+    index: Any = 0
+    finish_reason: Any = None
+
+
+class Chunk(msgspec.Struct):
+    """One event of a stream after the first."""
+
+    choices: list[Choice] | None = None
+    usage: Any = None
+    x_groq: Any = None
+    error: Any = None
+
+
+class Opening(Chunk):
+    """A whole reply, or the first event of a stream that names itself (Azure begins with one that does not)."""
+
+    id: Any = None
+    created: Any = None
+    model: Any = None
+
+
+_decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_opening = msgspec.json.Decoder(Opening).decode
+
+
+class ChatReader(SSEReader):
+    """The reader of the chat dialect.
+
+    With ``asked_usage`` the chunk without choices that carries the usage is taken out. Usage comes in that chunk, in
+    one with choices, or in several of which the last counts.
+    """
+
+    __slots__ = ("_asked", "_call", "_ended", "_opening")
+
+    def __init__(self, call: Call, *, asked_usage: bool) -> None:
+        super().__init__()
+        self._call = call
+        self._asked = asked_usage
+        self._opening = Opening()
+        self._ended: set[Any] = set()
+
+    def _event(self, data: bytes) -> Fate:
+        if data.startswith(_DONE):
+            self.finished = True
+            return Fate.HOLD
+        if not self._opening.id:
+            chunk: Chunk = self._open(data)
+        else:
+            try:
+                chunk = _decode_chunk(data)
+            except (msgspec.DecodeError, RecursionError):
+                chunk = _loose(data)
+        choices = chunk.choices
+        if choices:
+            for choice in choices:
+                self._choice(choice, choice.delta)
+        usage = chunk.usage
+        if usage is not None or chunk.x_groq is not None:
+            self._take_usage(chunk)
+        if chunk.error:
+            self.failed = True
+            return Fate.HOLD
+        return Fate.DROP if self._asked and choices == [] and type(usage) is dict else Fate.PASS
+
+    def _reply(self, body: bytes) -> None:
+        reply = self._open(body)
+        for choice in reply.choices or ():
+            self._choice(choice, choice.message)
+        self._take_usage(reply)
+
+    def _open(self, data: bytes) -> Opening:
+        try:
+            opening = _decode_opening(data)
+        except (msgspec.DecodeError, RecursionError):
+            opening = _loose(data)
+        self._opening = opening
+        if type(opening.model) is str and opening.model:
+            self.model = opening.model
+        if self._call.creates is not None and type(opening.id) is str and opening.id:
+            self.created.append(ObjectRef(self._call.creates, opening.id))
+        return opening
+
+    def _choice(self, choice: Choice, piece: Delta | None) -> None:
+        if choice.finish_reason is not None:
+            self.finish_reason = str(choice.finish_reason)
+            self._ended.add(choice.index if type(choice.index) is int else 0)
+        if piece is None:
+            if type(choice.text) is str and choice.text:
+                self._text(choice.text)
+            return
+        if type(piece.content) is str:
+            if piece.content:
+                self._text(piece.content)
+        elif piece.content is not None:
+            self._text(_joined(piece.content))
+        thought = piece.reasoning_content or piece.reasoning or piece.refusal
+        if thought:
+            self._text(_joined(thought))
+        tools = piece.tool_calls or piece.function_call
+        if tools:
+            self._text(_joined(tools), per_token=2)
+        if piece.audio is not None:
+            self._audio(piece.audio)
+
+    def _audio(self, audio: Any) -> None:
+        """Spoken output: 24,000 samples of two bytes a second, at 20 tokens a second (OpenAI, "Audio generation")."""
+        if type(audio) is not dict:
+            return
+        if type(audio.get("id")) is str:
+            self.created.append(ObjectRef("audio", audio["id"]))
+        if type(audio.get("data")) is str:
+            self._text(" " * (4 * (len(audio["data"]) // _PCM_BASE64_PER_TOKEN)))
+
+    def _take_usage(self, chunk: Chunk) -> None:
+        usage = chunk.usage
+        if usage is None and type(chunk.x_groq) is dict:
+            usage = chunk.x_groq.get("usage")
+        if type(usage) is dict:
+            self.usage = chat_usage(usage) or self.usage
+
+    def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
+        if usage is not None:
+            self.usage = chat_usage(usage) or self.usage
+
+    def _error(self, refuse: Refuse, request_id: str) -> bytes:
+        return error_member(refuse, request_id)
+
+    def _ending(self, refuse: Refuse, request_id: str) -> bytes:
+        """A last chunk that ends every open choice as if its length were reached, and the end marker."""
+        opening = self._opening
+        chat = self._call.endpoint.endswith("/chat/completions")
+        piece: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        choices = [
+            {"index": index, **piece, "logprobs": None, "finish_reason": "length"}
+            for index in range(self._call.choices)
+            if index not in self._ended
+        ]
+        last = {
+            "id": opening.id or f"chatcmpl-{request_id}",
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": opening.created or 0,
+            "model": opening.model or self._call.model,
+            "choices": choices,
+            "llmguard": llmguard_object(refuse, request_id) | {"code": refuse.code, "message": refuse.message},
+        }
+        return sse.render(encode(last)) + sse.render(_DONE)
+
+
+def _loose(data: bytes) -> Opening:
+    """What can be read of an event or reply whose choices have an unexpected form."""
+    try:
+        doc = jiter.from_json(data)
+    except ValueError:
+        return Opening()
+    if type(doc) is not dict:
+        return Opening()
+    names = ("id", "created", "model", "usage", "x_groq", "error")
+    return Opening(**{name: doc.get(name) for name in names})
+
+
+def _joined(value: Any) -> str:
+    """All text within a value: tool calls come as lists of objects, content sometimes as a list of parts."""
+    if type(value) is str:
+        return value
+    texts = []
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if type(value) is str:
+            texts.append(value)
+        elif type(value) is dict:
+            stack += value.values()
+        elif type(value) is list:
+            stack += value
+    return "".join(texts)

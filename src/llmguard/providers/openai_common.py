@@ -1,0 +1,119 @@
+"""What the three OpenAI dialects share: error shape, usage objects, and the user they name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmguard.core.decision import Refuse
+from llmguard.core.usage import Usage
+from llmguard.providers.base import encode, llmguard_object, take_str
+
+FAMILY = "openai"
+
+MAX_OUTPUT = 2**31 - 1
+MAX_CHOICES = 1024
+
+_TYPES = {
+    "budget_exceeded": "insufficient_quota",
+    "budget_insufficient": "insufficient_quota",
+    "request_exceeds_budget": "insufficient_quota",
+}
+_TYPES_BY_STATUS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def error_object(refuse: Refuse, request_id: str) -> dict[str, Any]:
+    """The ``error`` object of OpenAI's API, with the `llmguard` object inside."""
+    fallback = "server_error" if refuse.status >= 500 else "invalid_request_error"
+    return {
+        "message": refuse.message,
+        "type": _TYPES.get(refuse.code) or _TYPES_BY_STATUS.get(refuse.status, fallback),
+        "code": refuse.code,
+        "param": refuse.param,
+        "llmguard": llmguard_object(refuse, request_id),
+    }
+
+
+def refusal(refuse: Refuse, request_id: str) -> bytes:
+    """The body of an error reply."""
+    return encode({"error": error_object(refuse, request_id)})
+
+
+def error_member(refuse: Refuse, request_id: str) -> bytes:
+    """The encoded member that makes a stream event an error: the OpenAI SDKs raise when an event has it."""
+    return b'"error":' + encode(error_object(refuse, request_id))
+
+
+def end_user(doc: Mapping[str, Any]) -> str | None:
+    """Whom the caller acts for: ``safety_identifier``, or its predecessor ``user``."""
+    user = take_str(doc, "user")
+    return take_str(doc, "safety_identifier") or user or None
+
+
+def _first(usage: Mapping[str, Any], *paths: tuple[str, str] | str) -> int | None:
+    """The first of several names under which providers report the same count."""
+    for path in paths:
+        if type(path) is str:
+            value = usage.get(path)
+        else:
+            inner = usage.get(path[0])
+            value = inner.get(path[1]) if type(inner) is dict else None
+        if type(value) is int and value >= 0:
+            return value
+    return None
+
+
+def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
+    """Usage as chat completions, completions and embeddings report it; ``None`` when it names no tokens.
+
+    Beside OpenAI's names: ``prompt_cache_hit_tokens`` (DeepSeek), ``num_cached_tokens`` (Mistral), ``cached_tokens``
+    (Moonshot), ``cache_read_input_tokens`` and ``cache_creation`` (gateways to Anthropic). Where the total is input +
+    output + reasoning, the provider (xAI) left reasoning out of the output, and it is added.
+    """
+    read = _first(usage, "prompt_tokens")
+    output = _first(usage, "completion_tokens")
+    total = _first(usage, "total_tokens")
+    if read is None and output is None:
+        if total is None:
+            return None
+        read = total
+    read, output = read or 0, output or 0
+    reasoning = _first(usage, ("completion_tokens_details", "reasoning_tokens"), "reasoning_tokens")
+    if reasoning and total == read + output + reasoning:
+        output += reasoning
+    return Usage(
+        input_tokens=read,
+        output_tokens=output,
+        cached_input_tokens=_first(
+            usage,
+            ("prompt_tokens_details", "cached_tokens"),
+            "prompt_cache_hit_tokens",
+            "num_cached_tokens",
+            "cached_tokens",
+            "cache_read_input_tokens",
+        ),
+        cache_write_tokens=_first(
+            usage, ("prompt_tokens_details", "cache_write_tokens"), "cache_creation_input_tokens"
+        ),
+        reasoning_tokens=reasoning,
+        cache_write_1h_tokens=_first(usage, ("cache_creation", "ephemeral_1h_input_tokens")),
+        input_audio_tokens=_first(usage, ("prompt_tokens_details", "audio_tokens")),
+        output_audio_tokens=_first(usage, ("completion_tokens_details", "audio_tokens")),
+    )
+
+
+def responses_usage(usage: Mapping[str, Any]) -> Usage | None:
+    """Usage as the Responses API reports it; ``None`` when it names no tokens."""
+    read = _first(usage, "input_tokens")
+    output = _first(usage, "output_tokens")
+    if read is None and output is None:
+        return None
+    return Usage(
+        input_tokens=read or 0,
+        output_tokens=output or 0,
+        cached_input_tokens=_first(usage, ("input_tokens_details", "cached_tokens")),
+        cache_write_tokens=_first(usage, ("input_tokens_details", "cache_write_tokens")),
+        reasoning_tokens=_first(usage, ("output_tokens_details", "reasoning_tokens")),
+        input_audio_tokens=_first(usage, ("input_tokens_details", "audio_tokens")),
+        output_audio_tokens=_first(usage, ("output_tokens_details", "audio_tokens")),
+    )
