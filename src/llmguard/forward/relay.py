@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from llmguard.core.call import Call
@@ -21,6 +22,7 @@ from llmguard.runtime.aio import AsyncRuntime
 log = logging.getLogger("llmguard.relay")
 
 Mask = Callable[..., bytes]
+DRAIN_SECONDS = 30.0
 
 
 @dataclass(slots=True, eq=False)
@@ -39,11 +41,22 @@ class Reply:
 
 
 class Relay:
-    """Runs calls with one set of stages. ``drain`` reads on for usage when a caller hangs up, instead of closing."""
+    """Runs calls with one set of stages.
+
+    When a caller hangs up on a stream, the provider's connection is closed; of the providers in ``drains`` the rest is
+    read for half a minute, so that the call is charged by the provider's own usage.
+    """
 
     def __init__(
-        self, runtime: AsyncRuntime, stages: Sequence[Stage], upstreams: Mapping[str, Upstream], mask: Mask
+        self,
+        runtime: AsyncRuntime,
+        stages: Sequence[Stage],
+        upstreams: Mapping[str, Upstream],
+        mask: Mask,
+        drains: Set[str] = frozenset(),
     ) -> None:
+        self._drains = drains
+        self._draining: set[asyncio.Task[None]] = set()
         self._runtime = runtime
         self._stages = tuple(stages)
         self._upstreams = upstreams
@@ -102,8 +115,11 @@ class Relay:
         chunks = self._stream(x, incoming) if call.stream else self._large(x, incoming)
 
         def release() -> None:
-            incoming.close()
-            runtime.close(x, Ending.CALLER_GONE)
+            if call.stream and x.target.provider in self._drains and x.event_id in runtime.live:
+                self._drain(x, incoming)
+            else:
+                incoming.close()
+                runtime.close(x, Ending.CALLER_GONE)
 
         return Reply(incoming.status, headers, None, chunks, release)
 
@@ -134,14 +150,12 @@ class Relay:
     async def _stream(self, x: Exchange, incoming: Incoming) -> AsyncGenerator[bytes]:
         runtime, reader = self._runtime, x.reader
         assert reader is not None
-        ending = Ending.CALLER_GONE
         try:
             while data := await incoming.next():
                 out = x.feed(data, runtime.now())
                 if x.due and (refusal := await runtime.run(x.attend())) is not None:
                     incoming.close()
-                    ending = Ending.BUDGET_CUT
-                    runtime.close(x, ending)
+                    runtime.close(x, Ending.BUDGET_CUT)
                     yield out + reader.cut(refusal, x.event_id)
                     return
                 if reader.finished:
@@ -149,23 +163,35 @@ class Relay:
                     out += reader.flush()
                 if out:
                     yield out
-            ending = Ending.DONE
-            runtime.close(x, ending)
+            runtime.close(x, Ending.DONE)
             if tail := reader.flush():
                 yield tail
         except UpstreamError as error:
-            ending = Ending.UPSTREAM_FAILED
             log.warning("%s: stream of %s broke off: %s", x.target.provider, x.event_id, error)
-            runtime.close(x, ending)
+            runtime.close(x, Ending.UPSTREAM_FAILED)
             raise
+
+    def _drain(self, x: Exchange, incoming: Incoming) -> None:
+        task = asyncio.get_running_loop().create_task(self._read_on(x, incoming))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    async def _read_on(self, x: Exchange, incoming: Incoming) -> None:
+        runtime, reader = self._runtime, x.reader
+        assert reader is not None
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not reader.finished and (data := await incoming.next()):
+                    x.feed(data, runtime.now())
+        except (TimeoutError, UpstreamError) as error:
+            log.info("%s: gave up reading on for usage: %s", x.event_id, error or "time is up")
         finally:
             incoming.close()
-            runtime.close(x, ending)
+            runtime.close(x, Ending.CALLER_GONE)
 
     async def _large(self, x: Exchange, incoming: Incoming) -> AsyncGenerator[bytes]:
         """A whole reply too large to hold flows on, one chunk behind, so that its record is written before its end."""
         runtime, seen = self._runtime, LargeReply()
-        ending = Ending.CALLER_GONE
         behind = b""
         try:
             while data := await incoming.next():
@@ -175,16 +201,11 @@ class Relay:
                 behind = data
             x.whole(content_type(incoming.headers), seen.digest(), runtime.now())
             x.bytes_out = seen.size
-            ending = Ending.DONE
-            runtime.close(x, ending)
+            runtime.close(x, Ending.DONE)
             yield behind
         except UpstreamError:
-            ending = Ending.UPSTREAM_FAILED
-            runtime.close(x, ending)
+            runtime.close(x, Ending.UPSTREAM_FAILED)
             raise
-        finally:
-            incoming.close()
-            runtime.close(x, ending)
 
 
 def content_type(headers: Headers) -> str:

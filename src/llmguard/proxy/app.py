@@ -14,8 +14,8 @@ from llmguard.core.edge import EdgeLimits, Violation, check_head, credential
 from llmguard.core.ports import Dialect
 from llmguard.errors import BadCall
 from llmguard.forward.relay import Relay, Reply, refused
-from llmguard.proxy.callers import Caller, Callers, Receive
 from llmguard.providers.routes import Op, Route, RouteTable, spoken_family
+from llmguard.proxy.callers import Caller, Callers, Receive
 from llmguard.proxy.models import ModelList
 from llmguard.runtime.ids import uuid7
 

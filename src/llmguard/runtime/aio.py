@@ -37,7 +37,7 @@ class StoreLink(Protocol):
 
 
 class AsyncRuntime:
-    """Performs effects. ``count`` counts a call's prompt exactly: it is slow for long prompts, so those go to a thread."""
+    """Performs effects. ``count`` counts a call's prompt exactly: slow for long prompts, so those go to a thread."""
 
     def __init__(
         self,

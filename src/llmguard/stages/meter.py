@@ -47,9 +47,10 @@ class Meter:
             return
         assert x.quote is not None
         reader = x.reader
-        if reader is not None and reader.usage is not None:
-            x.usage, x.source = reader.usage, Source.PROVIDER
-            x.cost = x.quote.price.cost(reader.usage)
+        reported = reader.usage if reader is not None else None
+        if reported is not None and (ending is Ending.DONE or (reader is not None and reader.finished)):
+            x.usage, x.source = reported, Source.PROVIDER
+            x.cost = x.quote.price.cost(reported)
         elif x.status >= 400:
             x.usage, x.source, x.cost = Usage(), Source.PROVIDER, _NOTHING
         else:
@@ -62,19 +63,23 @@ class Meter:
 def _estimated(x: Exchange, ending: Ending) -> Steps[Usage]:
     """Tokens of a call whose provider reported none: the counted prompt and what was seen of the answer.
 
-    Before any answer, or where output is billed unseen, what was expected counts as generated.
+    Before any answer, or where output is billed unseen, what was expected counts as generated. What a provider reported
+    before the stream broke off stands, as far as it goes.
     """
     guess, reader, call = x.estimate, x.reader, x.call
     assert guess is not None
     if call.op != "generate" or not call.metered:
         return Usage()
     prompt = guess.input_tokens
-    if not guess.exact:
+    if not guess.exact and (reader is None or reader.usage is None):
         prompt = (yield Count(call, x.target.model, inline=True)) + call.extra_input_tokens
     seen = reader.generated if reader is not None else 0
     if ending is not Ending.DONE and (reader is None or not call.stream or call.hidden_output):
         seen = max(seen, guess.expected * guess.choices)
-    return Usage(prompt, seen)
+    reported = reader.usage if reader is not None else None
+    if reported is None:
+        return Usage(prompt, seen)
+    return replace(reported, output_tokens=max(reported.output_tokens, seen))
 
 
 def _within_hold(x: Exchange, cost: Cost) -> Cost:

@@ -1,0 +1,5 @@
+"""`python -m llmguard` is the `llmguard` command."""
+
+from llmguard.cli import main
+
+main()

@@ -1,0 +1,102 @@
+"""One configured guard: checked when made, started on first use."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from llmguard.config import Config, Secrets, ensure_secrets, load, own_budget
+from llmguard.config.loading import Source
+from llmguard.core.buckets import Planner
+from llmguard.core.call import Call
+from llmguard.core.exchange import Stage
+from llmguard.core.ports import Dialect
+from llmguard.forward.build import build_routing, build_upstreams
+from llmguard.forward.relay import Relay
+from llmguard.ledger import Ledger, Shipper, Spool
+from llmguard.pricing import Catalog
+from llmguard.providers import DIALECTS
+from llmguard.providers.base import mask_secrets
+from llmguard.runtime.aio import AsyncRuntime
+from llmguard.runtime.books import LedgerBooks
+from llmguard.runtime.ids import uuid7
+from llmguard.runtime.keyring import Keyring
+from llmguard.runtime.links import Link, MemoryLink, RemoteLink
+from llmguard.runtime.owners import ObjectOwners
+from llmguard.runtime.service import Service
+from llmguard.runtime.tally import Tally
+from llmguard.stages.authn import Authn
+from llmguard.stages.meter import Meter
+from llmguard.stages.quota import Quota, QuotaPolicy
+from llmguard.stages.route import Route
+from llmguard.stages.tenancy import Tenancy
+from llmguard.stores import open_store
+from llmguard.stores.memory import MemoryStore
+from llmguard.tokens import Counter
+
+
+class Guard:
+    """A checked configuration and what is built from it. Making one does no I/O beyond reading the configuration.
+
+    ``source`` is a path, a mapping, or None (`LLMGUARD_CONFIG`, `./llmguard.yaml`, development mode). Raises
+    :class:`llmguard.errors.ConfigError` with every mistake found.
+    """
+
+    def __init__(self, source: Source | Config = None) -> None:
+        self.config = source if isinstance(source, Config) else load(source)
+        self.catalog = Catalog(self.config.origins, self.config.overrides)
+        self.routing = build_routing(self.config)
+        self.dialects: dict[str, Dialect] = DIALECTS
+
+    def secrets(self) -> Secrets:
+        """The guard's own secrets; those missing beside an SQLite ledger are made once."""
+        return ensure_secrets(self.config)
+
+    def ledger(self) -> Ledger:
+        """The SQL ledger, not yet connected."""
+        return Ledger(self.config.ledger, pepper=self.secrets().pepper)
+
+    async def start(self) -> Service:
+        """Build and start the service of this process and event loop."""
+        config, ledger = self.config, self.ledger()
+        spool = Spool(Path(config.spool.path), quota_bytes=config.spool.quota)
+        books = LedgerBooks(ledger, Path(config.spool.path), config.budget_rules)
+        link = _link(config)
+        keyring = Keyring(ledger.keys)
+        tally = Tally()
+        owners = ObjectOwners(books.owner)
+        runtime = AsyncRuntime(link, spool.append, keyring, owners, tally, self._counter())
+        owner = f"{os.getpid()}-{uuid7()}"
+        service = Service(owner, runtime, link, books, keyring, tally, spool, Shipper(spool, ledger.engine), ledger)
+        await service.start()
+        return service
+
+    def relay(self, service: Service) -> Relay:
+        """The relay of a started service; its upstreams are closed when the service stops."""
+        upstreams = build_upstreams(self.config)
+        service.closers.extend(upstream.engine.aclose for upstream in upstreams.values())
+        drains = frozenset(name for name in upstreams if self.config.on_disconnect(name) == "drain")
+        return Relay(service.runtime, self.stages(service.owner), upstreams, mask_secrets, drains)
+
+    def stages(self, owner: str) -> tuple[Stage, ...]:
+        """The stages in their one order (see :mod:`llmguard.stages.base`)."""
+        config = self.config
+        planner = Planner(config.budget_rules, config.limit_rules)
+        policy = QuotaPolicy(owner, lru_cache(4096)(own_budget), clamp=config.clamp)
+        route = Route(self.routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
+        return (Authn(), route, Tenancy(), Quota(planner, policy), Meter())
+
+    def _counter(self):
+        counter, dialects = Counter(), self.dialects
+
+        def count(call: Call, model: str) -> int:
+            dialect = dialects[call.dialect]
+            return counter.count(model, dialect.texts(call)) + dialect.overhead_tokens(call)
+
+        return count
+
+
+def _link(config: Config) -> Link:
+    store = open_store(config.store)
+    return MemoryLink(store) if isinstance(store, MemoryStore) else RemoteLink(store)

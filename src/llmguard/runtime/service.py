@@ -1,0 +1,214 @@
+"""One process's guard at work: what runs beside the calls, from start to the last record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from llmguard.core.exchange import Ending, Exchange
+from llmguard.core.moves import Again, Assert, Done, Release, Renew, Settle, Truth
+from llmguard.errors import GuardUnavailable, LLMGuardError
+from llmguard.ledger import Ledger, Shipper, Spool
+from llmguard.runtime.aio import AsyncRuntime
+from llmguard.runtime.keyring import Keyring
+from llmguard.runtime.links import Link
+from llmguard.runtime.tally import Tally
+
+log = logging.getLogger("llmguard.service")
+
+LEASE_MS = 60_000
+_HEARTBEAT = 15.0
+_KEYS = 0.5
+_COUNTS = 10.0
+_ADOPT = 30.0
+_RECONCILE = 60.0
+_RETRY = 1.0
+
+
+class Books(Protocol):
+    """What the service needs of the ledger beside keys: see :class:`llmguard.runtime.books.LedgerBooks`."""
+
+    def prepare(self) -> None:
+        """Check the schema and take over what dead processes left. Raises LedgerUnavailable."""
+        ...
+
+    def truth(self) -> Truth:
+        """Sums of the current windows and the rids counted in them."""
+        ...
+
+    def recent(self) -> list[Settle]:
+        """Calls settled lately, for the comparison with the store."""
+        ...
+
+    def adopt(self) -> list[Settle | Release]:
+        """Take over the spools of processes that died; what the store must hear about their calls."""
+        ...
+
+    def count_refusals(self, refusals: object) -> None:
+        """Write refusal counts."""
+        ...
+
+
+@dataclass(slots=True)
+class Health:
+    """What stands between this process and readiness."""
+
+    ledger: str | None = "starting"
+    store: str | None = "starting"
+
+
+class Service:
+    """Owns the background work of one process and event loop."""
+
+    def __init__(
+        self,
+        owner: str,
+        runtime: AsyncRuntime,
+        link: Link,
+        books: Books,
+        keyring: Keyring,
+        tally: Tally,
+        spool: Spool,
+        shipper: Shipper,
+        ledger: Ledger,
+    ) -> None:
+        self.owner = owner
+        self.runtime = runtime
+        self.tally = tally
+        self.spool = spool
+        self.shipper = shipper
+        self.link = link
+        self.health = Health()
+        self._books = books
+        self._keyring = keyring
+        self._ledger = ledger
+        self._tasks: list[asyncio.Task[None]] = []
+        self.closers: list[Callable[[], Awaitable[None]]] = []
+
+    def not_ready(self) -> list[str]:
+        """Why calls cannot be taken now; empty when they can."""
+        reasons = {"ledger": self.health.ledger, "quota store": self.health.store}
+        return [f"{what}: {why}" for what, why in reasons.items() if why is not None]
+
+    async def start(self) -> None:
+        """Begin the background work. Returns when the first attempt to get ready is over, ready or not."""
+        self.shipper.start()
+        await self._get_ready()
+        self._tasks = [
+            asyncio.create_task(self._every(seconds, work), name=f"llmguard-{work.__name__}")
+            for seconds, work in (
+                (_RETRY, self._get_ready),
+                (_HEARTBEAT, self._renew),
+                (_KEYS, self._refresh_keys),
+                (_COUNTS, self._write_counts),
+                (_ADOPT, self._adopt),
+                (_RECONCILE, self._reconcile),
+            )
+        ]
+
+    async def stop(self, seconds: float = 25.0) -> None:
+        """Let running calls end, cut those that do not, and put everything on record."""
+        try:
+            await asyncio.wait_for(self.runtime.idle.wait(), seconds)
+        except TimeoutError:
+            log.warning(
+                "%d calls did not end in %.0f s and are recorded as they stand", len(self.runtime.live), seconds
+            )
+        for x in list(self.runtime.live.values()):
+            self.runtime.close(x, Ending.CALLER_GONE)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for close in self.closers:
+            await close()
+        await self.link.close()
+        await self._quietly(self._write_counts)
+        if not await asyncio.to_thread(self.shipper.stop):
+            log.warning(
+                "the ledger did not take all records; they stay in %s and will be adopted", self.spool.directory
+            )
+        self.spool.close()
+        self._ledger.close()
+
+    # ------------------------------------------------------------------ background work
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self._quietly(work)
+
+    async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except LLMGuardError as error:
+            log.warning("%s: %s", getattr(work, "__name__", "work"), error)
+
+    async def _get_ready(self) -> None:
+        """Reach the ledger, then the store; load the store where it has forgotten."""
+        self.link.repay()
+        if self.health.ledger is not None:
+            try:
+                await asyncio.to_thread(self._books.prepare)
+            except GuardUnavailable as error:
+                self.health.ledger = str(error)
+                return
+            self.health.ledger = None
+        try:
+            await self.link.load(self._books.truth)
+        except GuardUnavailable as error:
+            self.health.store = str(error)
+        else:
+            self.health.store = None
+
+    async def _renew(self) -> None:
+        """Push the leases of running calls; enter those again that a store without memory has lost."""
+        rids = tuple(x.event_id for x in self.runtime.live.values() if x.reserved)
+        if not rids:
+            return
+        answer = await _answered(self.link.ask(Renew(self.owner, LEASE_MS, rids)))
+        lost = answer.gone if isinstance(answer, Done) else rids if isinstance(answer, Again) else ()
+        for rid in lost:
+            x = self.runtime.live.get(rid)
+            if x is not None and x.reserved:
+                self.link.tell(_assertion(x, self.owner))
+
+    async def _refresh_keys(self) -> None:
+        await asyncio.to_thread(self._keyring.refresh)
+
+    async def _write_counts(self) -> None:
+        counts = self.tally.take()
+        if counts:
+            try:
+                await asyncio.to_thread(self._books.count_refusals, counts)
+            except GuardUnavailable:
+                self.tally.give_back(counts)
+                raise
+
+    async def _adopt(self) -> None:
+        for move in await asyncio.to_thread(self._books.adopt):
+            self.link.tell(move)
+
+    async def _reconcile(self) -> None:
+        """Settle again what the ledger has and the store does not know, by rid."""
+        settled = {move.rid: move for move in await asyncio.to_thread(self._books.recent)}
+        missing = await self.link.unknown(list(settled)) if settled else []
+        for rid in missing:
+            self.link.tell(settled[rid])
+        self.drift = len(missing)
+        if missing:
+            log.warning("the quota store had not heard of %d settled calls; they were settled again", len(missing))
+
+
+async def _answered(answer: object) -> object:
+    return await answer if isinstance(answer, Awaitable) else answer
+
+
+def _assertion(x: Exchange, owner: str) -> Assert:
+    assert x.plan is not None
+    assert x.estimate is not None
+    output = -(-x.output_hold // x.estimate.choices)
+    holds = tuple(x.estimate.hold(bucket, output) for bucket in x.plan.buckets)
+    return Assert(x.event_id, owner, LEASE_MS, holds, x.estimate.max_output)
