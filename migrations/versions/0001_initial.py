@@ -62,7 +62,7 @@ def upgrade() -> None:
     _table(
         "llmguard_refusals",
         _start("minute"),
-        *_texts("org", "team", "env", "feature", "key_id", "code", primary_key=True),
+        *_texts("org", "team", "env", "feature", "code", primary_key=True),
         *_numbers("refused", default="0"),
     )
     _keys()
@@ -101,7 +101,7 @@ def _entries() -> None:
         *_numbers("bytes_in", "bytes_out"),
         *_texts("interrupted", "metadata", nullable=True),
         sa.Column("calls", sa.SmallInteger, nullable=False),
-        sa.Column("charges", sa.LargeBinary),
+        sa.Column("charges", sa.LargeBinary, nullable=False),
     )
     op.create_index("llmguard_entries_created_at", "llmguard_entries", ["created_at"])
     op.execute(VIEW.format(**READABLE[op.get_context().dialect.name]))

@@ -79,7 +79,7 @@ entries = _table(
     sa.Column("interrupted", sa.Text),
     sa.Column("metadata", sa.Text),
     sa.Column("calls", sa.SmallInteger, nullable=False),
-    sa.Column("charges", sa.LargeBinary),
+    sa.Column("charges", sa.LargeBinary, nullable=False),
     sa.Index("llmguard_entries_created_at", "created_at"),
 )
 COLUMNS = tuple(column.name for column in entries.columns)
@@ -104,7 +104,7 @@ rollups = _table(
 refusals = _table(
     "llmguard_refusals",
     sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),
-    *(sa.Column(name, sa.Text, primary_key=True) for name in ("org", "team", "env", "feature", "key_id", "code")),
+    *(sa.Column(name, sa.Text, primary_key=True) for name in ("org", "team", "env", "feature", "code")),
     _count("refused"),
 )
 

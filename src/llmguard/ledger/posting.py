@@ -6,19 +6,30 @@ its row becomes an ADJUST row of signed differences; one that is not higher beco
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
 from llmguard.core.records import Entry, SettleRecord
 from llmguard.ledger import rollups
 from llmguard.ledger.adjust import AMOUNTS, Amounts, adjust, amounts
 from llmguard.ledger.codec import encode_charges
+from llmguard.ledger.engine import reading, rejections, writing
 from llmguard.ledger.models import entries, spools
 from llmguard.ledger.objects import Changes
+from llmguard.ledger.rejected import keep_rejected, mended
 from llmguard.ledger.statements import Row, insert_entries, known_events, upsert
+
+SLICE = 50
+"""Records per slice: what holds the interpreter in one go, some 0.5 ms."""
+REST_S = 0.0005
+
+_log = logging.getLogger("llmguard.ledger")
 
 Attempts = dict[str, dict[str, tuple[int, Amounts]]]
 """By event and attempt: the highest rev in the ledger and the amounts that its rows add up to."""
@@ -82,11 +93,70 @@ class Posting:
                 found[event_id][attempt_id] = rev, [None if amount is None else int(amount) for amount in so_far]
         return found
 
-    def finish(self, spool: str | None = None, seq: int = 0, now: int = 0) -> None:
-        """Write what was gathered: rollups, objects, and up to which record ``spool`` is shipped."""
+    def finish(self) -> None:
+        """Write what was gathered: rollups and objects."""
         rollups.save(self._connection, self._rollup)
         self._objects.save(self._connection)
-        if spool is not None:
-            insert = upsert(self._connection, spools).values(spool=spool, seq=seq, updated_at=now)
-            new = {"seq": insert.excluded.seq, "updated_at": insert.excluded.updated_at}
-            self._connection.execute(insert.on_conflict_do_update(index_elements=["spool"], set_=new))
+
+
+def post(engine: Engine, slices: Iterable[Sequence[SettleRecord]], *, spool: str, reached: Callable[[], int]) -> int:
+    """Post slices of settled calls in one transaction; returns how many rows were new.
+
+    ``reached`` is asked at the end for the number of the last record, which is stored as the spool's offset. After
+    every slice this thread rests a moment, so that an event loop beside it gets its turn. Raises
+    :class:`llmguard.errors.LedgerUnavailable`, and one of :func:`llmguard.ledger.engine.rejections`.
+    """
+    with writing(engine) as connection:
+        posting = Posting(connection)
+        for settled in slices:
+            posting.add(settled)
+            time.sleep(REST_S)
+        posting.finish()
+        _save_offset(connection, spool, reached())
+    return posting.rows
+
+
+def post_singly(engine: Engine, records: Iterable[SettleRecord], directory: Path) -> int:
+    """Post records one by one after their batch was rejected; returns how many rows were new.
+
+    A record that is rejected even when mended is appended to ``rejected.jsonl`` in ``directory`` and logged as an
+    error: its money is in no report until somebody has dealt with it. Raises
+    :class:`llmguard.errors.LedgerUnavailable`.
+    """
+    rows = 0
+    for record in records:
+        try:
+            rows += _post_one(engine, record)
+        except rejections(engine):
+            try:
+                rows += _post_one(engine, mended(record))
+            except rejections(engine) as error:
+                keep_rejected(directory, record)
+                _log.error("the ledger rejects the row of call %s: %s", record.entry.event_id, error)
+    return rows
+
+
+def _post_one(engine: Engine, record: SettleRecord) -> int:
+    with writing(engine) as connection:
+        posting = Posting(connection)
+        posting.add([record])
+        posting.finish()
+    return posting.rows
+
+
+def _save_offset(connection: Connection, spool: str, seq: int) -> None:
+    insert = upsert(connection, spools).values(spool=spool, seq=seq, updated_at=time.time_ns() // 1_000_000)
+    new = {"seq": insert.excluded.seq, "updated_at": insert.excluded.updated_at}
+    connection.execute(insert.on_conflict_do_update(index_elements=["spool"], set_=new))
+
+
+def shipped_up_to(engine: Engine, spool: str) -> int:
+    """The number of the last record of a spool whose rows are committed; 0 for none."""
+    with reading(engine) as connection:
+        return connection.scalar(sa.select(spools.c.seq).where(spools.c.spool == spool)) or 0
+
+
+def forget_spool(engine: Engine, spool: str) -> None:
+    """Drop the offset of a spool that is gone."""
+    with writing(engine) as connection:
+        connection.execute(sa.delete(spools).where(spools.c.spool == spool))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import cast
 
 from sqlalchemy.engine import Engine
@@ -19,15 +19,12 @@ from sqlalchemy.engine import Engine
 from llmguard.core.records import Kind, SettleRecord
 from llmguard.errors import LedgerUnavailable
 from llmguard.ledger import codec
-from llmguard.ledger.engine import rejections, writing
+from llmguard.ledger.engine import rejections
 from llmguard.ledger.forks import Forgetter
-from llmguard.ledger.posting import Posting
-from llmguard.ledger.rejected import post_singly
+from llmguard.ledger.posting import SLICE, forget_spool, post, post_singly
 from llmguard.ledger.segment import SegmentReader
 from llmguard.ledger.spool import Spool
 
-SLICE = 50
-REST_S = 0.0005
 _BACKOFF_S = (0.1, 5.0)
 _SETTLE = int(Kind.SETTLE)
 
@@ -137,7 +134,11 @@ class Shipper:
             self._wake.set()
             thread.join(timeout)
             self._thread = None
-        return self.shipped >= self.spool.seq
+        done = self.shipped >= self.spool.seq
+        if done and self.spool.path is not None:
+            with suppress(LedgerUnavailable):  # an offset that is left behind harms nobody
+                forget_spool(self._engine, self.spool.path.name)
+        return done
 
     # ------------------------------------------------------------------ the thread
 
@@ -168,8 +169,10 @@ class Shipper:
         start = self._reader.seq
         first = self._reader.read(SLICE)
         if first:
+            spool = self.spool.path
+            assert spool is not None
             try:
-                self._post(first)
+                post(self._engine, self._slices(first), spool=spool.name, reached=lambda: self._reader.seq - 1)
             except rejections(self._engine):
                 self._post_singly(start)
             except LedgerUnavailable:
@@ -181,15 +184,6 @@ class Shipper:
             self._moved.notify_all()
         return bool(first)
 
-    def _post(self, first: list[SettleRecord]) -> None:
-        with writing(self._engine) as connection:
-            posting = Posting(connection)
-            for settled in self._slices(first):
-                posting.add(settled)
-                time.sleep(REST_S)
-            assert self.spool.path is not None
-            posting.finish(self.spool.path.name, self._reader.seq - 1, time.time_ns() // 1_000_000)
-
     def _slices(self, first: list[SettleRecord]) -> Iterator[list[SettleRecord]]:
         settled, taken = first, 0
         while settled:
@@ -198,7 +192,7 @@ class Shipper:
             settled = self._reader.read(SLICE) if taken < self._batch else []
 
     def _post_singly(self, start: int) -> None:
-        """The database did not take the batch: find out which record it was."""
+        """The database rejects the batch: find out which record it is."""
         end = self._reader.seq
         self._reader.rewind(start)
         while self._reader.seq < end:
