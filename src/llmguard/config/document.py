@@ -22,8 +22,8 @@ Loc = tuple[str | int, ...]
 
 _MAX_NODES = 100_000
 _PLAIN = "tag:yaml.org,2002:"
-_SCALARS = {_PLAIN + kind for kind in ("int", "float", "bool", "null")}
 _TEXTS = {_PLAIN + kind for kind in ("str", "timestamp")}
+_TAGS = _TEXTS | {_PLAIN + kind for kind in ("int", "float", "bool", "null", "map", "seq")}
 
 
 @dataclass
@@ -123,11 +123,17 @@ class _Reader:
             if self._count == _MAX_NODES + 1:
                 self._document.report(loc, f"there are more than {_MAX_NODES} values", "write fewer anchors")
             return None
+        if str(node.tag) not in _TAGS:
+            self._document.report(loc, f"{dotted(loc)} has the tag {str(node.tag)!r}", "write the value without a tag")
+            self._document.broken.add(loc)
+            return None
         if isinstance(node, MappingNode):
             return self.mapping(node, loc)
         if isinstance(node, SequenceNode):
             return [self.value(item, (*loc, index)) for index, item in enumerate(node.value)]
-        return self._scalar(node, loc) if isinstance(node, ScalarNode) else None
+        if str(node.tag) in _TEXTS:
+            return str(node.value)
+        return YAML(typ="safe", pure=True).constructor.construct_object(node)
 
     def mapping(self, node: MappingNode, loc: Loc) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -153,16 +159,6 @@ class _Reader:
             self._document.places[here] = self._line(key_node)
             result[key] = self.value(value_node, here)
         return result
-
-    def _scalar(self, node: ScalarNode, loc: Loc) -> Any:
-        tag = str(node.tag)
-        if tag in _TEXTS:
-            return str(node.value)
-        if tag in _SCALARS:
-            return YAML(typ="safe", pure=True).constructor.construct_object(node)
-        self._document.report(loc, f"{dotted(loc)} has the tag {tag!r}", "write the value without a tag")
-        self._document.broken.add(loc)
-        return None
 
     def _line(self, node: Node) -> str:
         return f"{self._document.name}:{node.start_mark.line + 1}"
