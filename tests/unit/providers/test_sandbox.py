@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any
@@ -15,7 +16,10 @@ import openai
 import pytest
 from google import genai
 from google.genai import types as gt
-from pydantic import BaseModel
+from openai import types as oai_types
+from openai.types import chat as oai_chat
+from openai.types import responses as oai_responses
+from pydantic import BaseModel, TypeAdapter
 
 from llmguard.providers.sandbox import Answer, Ask, Shelf, respond
 from llmguard.providers.sandbox.draft import count, texts_of
@@ -27,10 +31,21 @@ NOW = 1_790_000_000
 HELLO = "Hello there, sandbox"  # 20 bytes: 5 tokens
 DIGEST = sha256(HELLO.encode()).hexdigest()[:8]
 REPLY = f"Sandbox reply {DIGEST}: {HELLO}"  # 6 words: 6 tokens
+TURN: list[Any] = [{"role": "user", "content": HELLO}]
 LOOK_UP = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["celsius"]}},
     "required": ["city"],
+}
+
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": LOOK_UP}}]
+FLAT_TOOLS: list[Any] = [{"type": "function", "name": "f", "parameters": LOOK_UP, "strict": True}]
+CALLING: list[Any] = [{"role": "user", "content": "use the tool"}]
+PROMPTS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": TURN},
+    "/v1/completions": {"prompt": HELLO},
+    "/v1/responses": {"input": HELLO},
+    "/v1/messages": {"messages": TURN, "max_tokens": 5000},
 }
 
 
@@ -426,6 +441,43 @@ def test_gemini_counts_and_embeds(gem: genai.Client, box: Box) -> None:
     assert one["usageMetadata"]["promptTokenCount"] == 5
 
 
+# Every field that the SDKs' types require, which they do not check themselves
+
+
+@pytest.mark.parametrize(
+    ("path", "doc", "kind"),
+    [
+        ("/v1/chat/completions", {"messages": TURN}, oai_chat.ChatCompletion),
+        ("/v1/chat/completions", {"messages": CALLING, "tools": TOOLS}, oai_chat.ChatCompletion),
+        ("/v1/chat/completions", {"messages": TURN, "stream": True}, oai_chat.ChatCompletionChunk),
+        ("/v1/chat/completions", {"messages": CALLING, "tools": TOOLS, "stream": True}, oai_chat.ChatCompletionChunk),
+        ("/v1/completions", {"prompt": HELLO}, oai_types.Completion),
+        ("/v1/responses", {"input": HELLO}, oai_responses.Response),
+        ("/v1/responses", {"input": HELLO, "max_output_tokens": 1}, oai_responses.Response),
+        ("/v1/responses", {"input": CALLING, "tools": FLAT_TOOLS}, oai_responses.Response),
+        ("/v1/responses", {"input": HELLO, "stream": True}, oai_responses.ResponseStreamEvent),
+        ("/v1/responses", {"input": CALLING, "tools": FLAT_TOOLS, "stream": True}, oai_responses.ResponseStreamEvent),
+        ("/v1/embeddings", {"input": [HELLO]}, oai_types.CreateEmbeddingResponse),
+        ("/v1/messages", {"messages": TURN}, anthropic.types.Message),
+        ("/v1/messages", {"messages": TURN, "stream": True}, anthropic.types.RawMessageStreamEvent),
+        (
+            "/v1/messages",
+            {"messages": CALLING, "stream": True, "tools": [{"name": "f", "input_schema": LOOK_UP}]},
+            anthropic.types.RawMessageStreamEvent,
+        ),
+        ("/v1beta/models/echo:generateContent", {"contents": {"parts": [{"text": HELLO}]}}, gt.GenerateContentResponse),
+    ],
+)
+def test_every_required_field_is_there(box: Box, path: str, doc: dict[str, Any], kind: Any) -> None:
+    got = box.post(path, model="echo", **doc)
+    found = documents(got) if got.streams else [json.loads(b"".join(got.pieces))]
+    check: TypeAdapter[Any] = TypeAdapter(kind)
+    for document in found:
+        if document.get("type") != "ping":
+            check.validate_python(document)
+    assert found
+
+
 # Files and models
 
 
@@ -460,6 +512,49 @@ def test_models_are_listed_in_every_family(oai: openai.OpenAI, ant: anthropic.An
         oai.models.retrieve("no-such-thing")
 
 
+# Which tool is called
+
+
+def flat(name: str) -> dict[str, Any]:
+    return {"type": "function", "name": name, "parameters": LOOK_UP}
+
+
+@pytest.mark.parametrize(
+    ("path", "doc", "names"),
+    [
+        ("/v1/chat/completions", {"tool_choice": "auto"}, []),
+        ("/v1/chat/completions", {"tool_choice": "required"}, ["a"]),
+        ("/v1/chat/completions", {"tool_choice": {"type": "function", "function": {"name": "b"}}}, ["b"]),
+        ("/v1/chat/completions", {"tool_choice": "none", "messages": CALLING}, []),
+        ("/v1/responses", {"tool_choice": "required"}, ["a"]),
+        ("/v1/responses", {"tool_choice": {"type": "function", "name": "b"}}, ["b"]),
+        ("/v1/responses", {"tool_choice": "none", "input": CALLING}, []),
+        ("/v1/messages", {"tool_choice": {"type": "any"}}, ["a"]),
+        ("/v1/messages", {"tool_choice": {"type": "tool", "name": "b"}}, ["b"]),
+        ("/v1/messages", {"tool_choice": {"type": "none"}, "messages": CALLING}, []),
+        ("/v1/models/echo:generateContent", {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}, ["a"]),
+        (
+            "/v1/models/echo:generateContent",
+            {"tool_config": {"function_calling_config": {"mode": "ANY", "allowed_function_names": ["b"]}}},
+            ["b"],
+        ),
+        ("/v1/models/echo:generateContent", {"toolConfig": {"functionCallingConfig": {"mode": "NONE"}}}, []),
+    ],
+)
+def test_the_chosen_tool_is_called(box: Box, path: str, doc: dict[str, Any], names: list[str]) -> None:
+    offers: dict[str, list[Any]] = {
+        "/v1/chat/completions": [{"function": flat(name)} for name in "ab"],
+        "/v1/responses": [flat(name) for name in "ab"],
+        "/v1/messages": [{"name": name, "input_schema": LOOK_UP} for name in "ab"],
+        "/v1/models/echo:generateContent": [{"function_declarations": [flat(name) for name in "ab"]}],
+    }
+    prompt = PROMPTS.get(path, {"contents": [{"parts": [{"text": HELLO if names else "use the tool"}]}]})
+    text = b"".join(box.post(path, **{**prompt, "tools": offers[path], **doc}).pieces).decode()
+    output = text.partition('"parallel_tool_calls"')[0]
+    called = re.findall(r'"name":"(.)"', output)
+    assert called == names
+
+
 # What a model's name asks for
 
 
@@ -475,15 +570,6 @@ def test_error_models(oai: openai.OpenAI, ant: anthropic.Anthropic, gem: genai.C
     with pytest.raises(genai.errors.APIError) as refused:
         gem.models.generate_content(model=f"error-{status}", contents=HELLO)
     assert refused.value.code == status
-
-
-TURN: list[Any] = [{"role": "user", "content": HELLO}]
-PROMPTS: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": TURN},
-    "/v1/completions": {"prompt": HELLO},
-    "/v1/responses": {"input": HELLO},
-    "/v1/messages": {"messages": TURN, "max_tokens": 5000},
-}
 
 
 @pytest.mark.parametrize("path", PROMPTS)

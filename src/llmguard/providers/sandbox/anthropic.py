@@ -8,9 +8,10 @@ import msgspec
 
 from llmguard.providers.sandbox.answer import Answer, Ask, event, stream, whole
 from llmguard.providers.sandbox.behaviour import Behaviour
-from llmguard.providers.sandbox.draft import Draft, Prompt, Tool, count, draft, positive, texts_of
+from llmguard.providers.sandbox.draft import Draft, Prompt, Tool, ToolChoice, count, draft, positive, texts_of
 
 FINISH = {"stop": "end_turn", "length": "max_tokens", "tool": "tool_use"}
+CHOICE: dict[str, ToolChoice] = {"any": "must", "tool": "must", "none": "none"}
 
 
 def messages(ask: Ask, model: str, behaviour: Behaviour) -> Answer:
@@ -39,7 +40,8 @@ def count_tokens(ask: Ask, model: str, behaviour: Behaviour) -> Answer:
 def _read(doc: dict[str, Any]) -> Prompt:
     turns = doc["messages"]
     last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
-    choice = doc.get("tool_choice")
+    chosen = doc.get("tool_choice")
+    choice = chosen if isinstance(chosen, dict) else {}
     offered = doc.get("tools")
     tools = [t for t in offered if isinstance(t, dict) and "input_schema" in t] if isinstance(offered, list) else []
     return Prompt(
@@ -47,7 +49,8 @@ def _read(doc: dict[str, Any]) -> Prompt:
         last=" ".join(texts_of(last)),
         asked=last.get("role") == "user" and not _answers_tool(last.get("content")),
         tools=[Tool(str(t.get("name")), t["input_schema"]) for t in tools],
-        must_call=isinstance(choice, dict) and choice.get("type") in ("any", "tool"),
+        choice=CHOICE.get(str(choice.get("type")), "auto"),
+        tool_name=choice.get("name"),
         schema=_schema(doc),
         max_tokens=positive(doc.get("max_tokens")),
         stream=doc.get("stream") is True,

@@ -2,7 +2,7 @@
 
 Input tokens are the UTF-8 bytes of all texts of the prompt divided by four, rounded up, at least one. Output tokens
 are pieces: one for each word of a text, one for every eight characters of JSON (tool arguments, structured replies).
-A stream carries one piece per event.
+A stream carries one piece per event. A last turn that says "use the tool" makes it call the first tool on offer.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ TEXT_FIELDS = (
 _WORD = re.compile(r"\s*\S+")
 
 Finish = Literal["stop", "length", "tool"]
+ToolChoice = Literal["auto", "must", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,16 @@ class Tool:
 class Prompt:
     """A request as the sandbox reads it.
 
-    ``last`` is the text of the last turn and ``asked`` whether a person wrote it (not a tool). ``schema`` is set where
-    the reply has to be JSON.
+    ``last`` is the text of the last turn and ``asked`` whether a person wrote it (not a tool). ``tool_name`` is the
+    tool that was chosen for the model. ``schema`` is set where the reply has to be JSON.
     """
 
     texts: list[str]
     last: str = ""
     asked: bool = True
     tools: list[Tool] = field(default_factory=list)
-    must_call: bool = False
+    choice: ToolChoice = "auto"
+    tool_name: str | None = None
     schema: Mapping[str, Any] | None = None
     max_tokens: int | None = None
     choices: int = 1
@@ -108,12 +110,10 @@ def choices(value: Any) -> int:
 
 
 def draft(prompt: Prompt, behaviour: Behaviour) -> Draft:
-    """The reply to a prompt. It calls the first tool when asked to "use the tool" or told that it must."""
+    """The reply to a prompt."""
     digest = sha256("\0".join(prompt.texts).encode("utf-8", "replace")).hexdigest()[:8]
     limit = prompt.max_tokens
-    wanted = prompt.must_call or USE_THE_TOOL in prompt.last.lower()
-    if prompt.tools and prompt.asked and wanted:
-        tool = prompt.tools[0]
+    if tool := _tool(prompt):
         pieces = _json_pieces(sample(tool.schema, digest))
         if limit is None or len(pieces) <= limit:
             return Draft(pieces, tool.name, "tool", _usage(prompt, behaviour, len(pieces)))
@@ -121,6 +121,14 @@ def draft(prompt: Prompt, behaviour: Behaviour) -> Draft:
     finish: Finish = "length" if limit is not None and len(pieces) > limit else "stop"
     pieces = pieces[:limit]
     return Draft(pieces, None, finish, _usage(prompt, behaviour, len(pieces)))
+
+
+def _tool(prompt: Prompt) -> Tool | None:
+    """The chosen or first tool, if the last turn says "use the tool" or the request that one must be called."""
+    wanted = prompt.choice == "must" or (prompt.choice == "auto" and USE_THE_TOOL in prompt.last.lower())
+    if not wanted or not prompt.asked:
+        return None
+    return next((tool for tool in prompt.tools if prompt.tool_name in (None, tool.name)), None)
 
 
 def _reply(prompt: Prompt, behaviour: Behaviour, digest: str) -> list[str]:

@@ -11,10 +11,11 @@ import msgspec
 
 from llmguard.providers.sandbox.answer import JSON, Answer, Ask, data, stream, whole
 from llmguard.providers.sandbox.behaviour import Behaviour
-from llmguard.providers.sandbox.draft import Draft, Prompt, Tool, choices, count, draft, positive, texts_of
+from llmguard.providers.sandbox.draft import Draft, Prompt, Tool, ToolChoice, choices, count, draft, positive, texts_of
 from llmguard.providers.sandbox.embeddings import vector
 
 FINISH = {"stop": "STOP", "length": "MAX_TOKENS", "tool": "STOP"}
+CHOICE: dict[str, ToolChoice] = {"ANY": "must", "NONE": "none"}
 _CAPITAL = re.compile(r"[A-Z]")
 
 
@@ -87,6 +88,7 @@ def _read(doc: dict[str, Any]) -> Prompt:
     last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
     config = _section(doc, "generationConfig")
     calling = _section(_section(doc, "toolConfig"), "functionCallingConfig")
+    allowed = _field(calling, "allowedFunctionNames")
     parts = last.get("parts")
     answers_tool = isinstance(parts, list) and any(isinstance(p, dict) and _field(p, "functionResponse") for p in parts)
     return Prompt(
@@ -94,7 +96,8 @@ def _read(doc: dict[str, Any]) -> Prompt:
         last=" ".join(texts_of(last)),
         asked=last.get("role", "user") == "user" and not answers_tool,
         tools=_tools(doc.get("tools")),
-        must_call=calling.get("mode") == "ANY",
+        choice=CHOICE.get(str(calling.get("mode")), "auto"),
+        tool_name=allowed[0] if isinstance(allowed, list) and allowed else None,
         schema=_schema(config),
         max_tokens=positive(_field(config, "maxOutputTokens")),
         choices=choices(_field(config, "candidateCount")),

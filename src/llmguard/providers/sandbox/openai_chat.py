@@ -6,10 +6,11 @@ from typing import Any
 
 from llmguard.providers.sandbox.answer import Answer, Ask, data, stream, whole
 from llmguard.providers.sandbox.behaviour import Behaviour
-from llmguard.providers.sandbox.draft import Draft, Prompt, Tool, choices, draft, positive, texts_of
+from llmguard.providers.sandbox.draft import Draft, Prompt, Tool, ToolChoice, choices, draft, positive, texts_of
 
 FINISH = {"stop": "stop", "length": "length", "tool": "tool_calls"}
 DONE = b"data: [DONE]\n\n"
+CHOICE: dict[str, ToolChoice] = {"required": "must", "none": "none"}
 FINGERPRINT = "fp_sandbox"
 
 
@@ -58,7 +59,8 @@ def _read_chat(doc: dict[str, Any]) -> Prompt:
         last=" ".join(texts_of(last)),
         asked=last.get("role") == "user",
         tools=_tools(doc.get("tools")),
-        must_call=choice == "required" or isinstance(choice, dict),
+        choice=CHOICE.get(choice, "auto") if isinstance(choice, str) else "must" if choice else "auto",
+        tool_name=_chosen(choice),
         schema=_schema(form) if isinstance(form, dict) else None,
         max_tokens=positive(doc.get("max_completion_tokens")) or positive(doc.get("max_tokens")),
         choices=choices(doc.get("n")),
@@ -69,6 +71,11 @@ def _read_chat(doc: dict[str, Any]) -> Prompt:
 def _tools(offered: Any) -> list[Tool]:
     functions = [t.get("function") for t in offered if isinstance(t, dict)] if isinstance(offered, list) else []
     return [Tool(str(f.get("name")), f.get("parameters")) for f in functions if isinstance(f, dict)]
+
+
+def _chosen(choice: Any) -> str | None:
+    function = choice.get("function") if isinstance(choice, dict) else None
+    return str(function.get("name")) if isinstance(function, dict) else None
 
 
 def _schema(form: dict[str, Any]) -> dict[str, Any] | None:

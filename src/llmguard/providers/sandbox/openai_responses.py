@@ -7,6 +7,7 @@ from typing import Any
 from llmguard.providers.sandbox.answer import Answer, Ask, error, event, stream, whole
 from llmguard.providers.sandbox.behaviour import Behaviour
 from llmguard.providers.sandbox.draft import Draft, Prompt, Tool, draft, positive, texts_of
+from llmguard.providers.sandbox.openai_chat import CHOICE
 from llmguard.providers.sandbox.shelf import Item
 
 # Fields that a response repeats from its request, with what stands there when the request says nothing.
@@ -57,7 +58,8 @@ def _read(doc: dict[str, Any], history: list[str]) -> Prompt:
         last=" ".join(texts_of(last)),
         asked=isinstance(last, str) or (isinstance(last, dict) and last.get("role") == "user"),
         tools=[Tool(str(t["name"]), t.get("parameters")) for t in tools],
-        must_call=choice == "required" or isinstance(choice, dict),
+        choice=CHOICE.get(choice, "auto") if isinstance(choice, str) else "must" if choice else "auto",
+        tool_name=choice.get("name") if isinstance(choice, dict) else None,
         schema=_schema(doc.get("text")),
         max_tokens=positive(doc.get("max_output_tokens")),
         stream=doc.get("stream") is True,
