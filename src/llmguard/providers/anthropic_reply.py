@@ -122,7 +122,7 @@ class MessagesReader(SSEReader):
     def _event(self, data: bytes) -> Fate:
         try:
             event = _event(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return Fate.PASS
         delta = event.delta
         if event.type == "content_block_delta":
@@ -155,7 +155,7 @@ class MessagesReader(SSEReader):
     def _reply(self, body: bytes) -> None:
         try:
             message = _message(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return
         self.model = _word(message.model)
         self.finish_reason = _word(message.stop_reason)

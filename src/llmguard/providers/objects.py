@@ -31,9 +31,11 @@ class Names:
     kinds: Mapping[str, str]
     opaque: frozenset[str]
     needles: tuple[bytes, ...] = field(init=False)
+    folded: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "needles", (*(b'"%s"' % name.encode() for name in self.kinds), _ESCAPED_ASCII))
+        object.__setattr__(self, "folded", frozenset(name.lower() for name in self.kinds))
 
     def named(self, body: bytes, doc: dict[str, Any]) -> tuple[ObjectRef, ...]:
         """All objects that a body names; ``doc`` is ``body`` decoded. Costs a few searches when there are none."""

@@ -1,0 +1,123 @@
+"""What Gemini's dialects share: fields with two spellings, parts of a prompt, and the model that a path names.
+
+Google's JSON parser takes every field in lowerCamelCase and in snake_case, integers also as strings, and one object
+where a list is meant. What it would accept is read here, or refused; nothing is overlooked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmguard.errors import BadCall
+from llmguard.providers.base import encode, take_int, take_object, take_str, wrong
+
+FAMILY = "gemini"
+MAX_INT32 = 2**31 - 1
+
+IMAGE_TOKENS = 4_128
+"""Most tokens of an image: 16 tiles of 768 pixels at 258 (docs "Understand and count tokens")."""
+PAGE_TOKENS = 1_120
+"""Tokens of a PDF page at high resolution (docs "Media resolution")."""
+PAGE_BYTES = 4_096
+MOST_PAGES = 1_000
+MEDIA_BYTES_PER_TOKEN = 32
+"""Sound at 8 kbit/s is 32 bytes for each of its 32 tokens a second; films at 263 tokens a second have more."""
+
+_SILENT_LEAVES = frozenset({"data", "mimeType", "mime_type", "role", "thoughtSignature", "thought_signature", "id"})
+
+
+def spelled(doc: Mapping[str, Any], camel: str, snake: str) -> str:
+    """How ``doc`` spells a field. Both spellings at once are a duplicate: parsers disagree about which one counts."""
+    if snake not in doc:
+        return camel
+    if camel in doc:
+        raise BadCall(f"'{camel}' and '{snake}' are the same field; send one.", code="duplicate_field", param=camel)
+    return snake
+
+
+def take_int32(doc: Mapping[str, Any], name: str, *, minimum: int = 0, param: str | None = None) -> int | None:
+    """An integer field, also one written as a string of digits."""
+    value = doc.get(name)
+    if type(value) is str and value.removeprefix("-").isdecimal() and value.isascii() and len(value) < 12:
+        doc = {name: int(value)}
+    return take_int(doc, name, minimum=minimum, maximum=MAX_INT32, param=param)
+
+
+def take_objects(doc: Mapping[str, Any], name: str, *, param: str | None = None) -> list[dict[str, Any]]:
+    """A field that is a list of objects, or one of them; absent and null are an empty list."""
+    value = doc.get(name)
+    if value is None:
+        return []
+    if type(value) is dict:
+        return [value]
+    if type(value) is not list:
+        raise wrong(param or name, value, "an array of objects")
+    for item in value:
+        if type(item) is not dict:
+            raise wrong(param or name, item, "an array of objects")
+    return value
+
+
+def check_model(doc: Mapping[str, Any], model: str, param: str = "model") -> None:
+    """A body may repeat the model of its path, not name another one: only the one in the path has its price checked."""
+    named = take_str(doc, "model", param=param)
+    if named is not None and named.removeprefix("models/") != model.removeprefix("models/"):
+        raise BadCall(f"'{param}' must be the model in the path, 'models/{model}'.", code="invalid_value", param=param)
+
+
+@dataclass(slots=True)
+class Media:
+    """What a prompt has beside its text: ``encoded`` bytes of base64, their tokens, and parts that lie elsewhere."""
+
+    encoded: int = 0
+    tokens: int = 0
+    unseen: bool = False
+    audio: bool = False
+
+    def look(self, contents: list[dict[str, Any]]) -> None:
+        """Look through contents, parts of function results included."""
+        for content in contents:
+            for part in take_objects(content, "parts", param="contents.parts"):
+                if "text" not in part or len(part) > 1:
+                    self._part(part)
+
+    def _part(self, part: dict[str, Any]) -> None:
+        for name, value in part.items():
+            if name in ("inlineData", "inline_data"):
+                self._inline(take_object(part, name, param=f"contents.parts.{name}") or {})
+            elif name in ("fileData", "file_data"):
+                self.unseen = self.unseen or value is not None
+            elif name in ("functionResponse", "function_response") and type(value) is dict and "parts" in value:
+                self.look([value])
+
+    def _inline(self, blob: dict[str, Any]) -> None:
+        size = len(take_str(blob, "data", param="contents.parts.inlineData.data") or "")
+        mime = take_str(blob, spelled(blob, "mimeType", "mime_type"), param="contents.parts.inlineData.mimeType") or ""
+        kind = mime.partition("/")[0].lower()
+        self.encoded += size
+        if kind == "image":
+            self.tokens += IMAGE_TOKENS
+        elif kind in ("audio", "video"):
+            self.tokens += size // MEDIA_BYTES_PER_TOKEN + 1
+            self.audio = True
+        elif mime == "application/pdf":
+            self.tokens += PAGE_TOKENS * min(size // PAGE_BYTES + 1, MOST_PAGES)
+        else:
+            self.tokens += size
+
+
+def strings(value: object) -> Iterator[str]:
+    """The texts in contents, and the arguments and results of functions as JSON."""
+    if type(value) is str:
+        yield value
+    elif type(value) is list:
+        for item in value:
+            yield from strings(item)
+    elif type(value) is dict:
+        for name, inner in value.items():
+            if name in ("args", "response"):
+                yield encode(inner).decode()
+            elif name not in _SILENT_LEAVES:
+                yield from strings(inner)

@@ -1,0 +1,298 @@
+"""What Google's Gemini API answers: usage, chunks of a stream in both its framings, and errors in its shape."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from llmguard.core import sse
+from llmguard.core.decision import Refuse
+from llmguard.core.usage import Usage
+from llmguard.providers.base import encode, llmguard_object
+from llmguard.providers.stream import MAX_HELD, Fate, Flow, SSEReader, usage_in
+
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_AUDIO = ("AUDIO", 4)
+"""The modality by name and, with `enum-encoding=int`, by number."""
+_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\]]', re.DOTALL)
+_STRING_END = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
+
+def error_body(refuse: Refuse, request_id: str) -> bytes:
+    """An error reply. Google's clients find the reason and how long to wait in its `details`."""
+    return b"{%s}" % _error_member(refuse, request_id)
+
+
+def _error_member(refuse: Refuse, request_id: str) -> bytes:
+    reason = {"reason": refuse.code.upper(), "domain": "llmguard", "metadata": {"request_id": request_id}}
+    details: list[dict[str, Any]] = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", **reason}]
+    if refuse.retry_after is not None and refuse.should_retry is not False:
+        wait = {"retryDelay": f"{refuse.retry_after}s"}
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", **wait})
+    fallback = "INVALID_ARGUMENT" if refuse.status < 500 else "INTERNAL"
+    return b'"error":' + encode(
+        {
+            "code": refuse.status,
+            "message": refuse.message,
+            "status": _STATUS.get(refuse.status, fallback),
+            "details": details,
+            "llmguard": llmguard_object(refuse, request_id),
+        }
+    )
+
+
+class _Part(msgspec.Struct):
+    """Values are checked where they are read, so that a strange one costs nothing but itself."""
+
+    text: Any = None
+    functionCall: Any = None
+    executableCode: Any = None
+
+
+class _Content(msgspec.Struct):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct):
+    content: _Content | None = None
+    finishReason: Any = None
+    index: Any = 0
+
+
+class _Chunk(msgspec.Struct):
+    candidates: list[_Candidate] | None = None
+    usageMetadata: Any = None
+    modelVersion: Any = None
+    promptFeedback: Any = None
+    error: Any = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk).decode
+_reply = msgspec.json.Decoder(_Chunk | list[_Chunk]).decode
+
+
+def usage_of(reported: dict[str, Any]) -> Usage | None:
+    """Usage in llmguard's convention; None when the prompt's tokens are not reported.
+
+    Gemini's candidates leave out thoughts, and its prompt the results of tools that ran at Google.
+    """
+    prompt = _count(reported, "promptTokenCount")
+    if prompt is None:
+        return None
+    thoughts = _count(reported, "thoughtsTokenCount")
+    return Usage(
+        input_tokens=prompt + (_count(reported, "toolUsePromptTokenCount") or 0),
+        output_tokens=(_count(reported, "candidatesTokenCount") or 0) + (thoughts or 0),
+        cached_input_tokens=_count(reported, "cachedContentTokenCount"),
+        reasoning_tokens=thoughts,
+        input_audio_tokens=_audio(reported, "promptTokensDetails"),
+        cached_audio_tokens=_audio(reported, "cacheTokensDetails"),
+        output_audio_tokens=_audio(reported, "candidatesTokensDetails"),
+    )
+
+
+def _count(reported: dict[str, Any], name: str) -> int | None:
+    value = reported.get(name)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _audio(reported: dict[str, Any], name: str) -> int | None:
+    details = reported.get(name)
+    for detail in details if type(details) is list else ():
+        if type(detail) is dict and detail.get("modality") in _AUDIO:
+            return _count(detail, "tokenCount")
+    return None
+
+
+class GeminiReader(SSEReader):
+    """Reads one reply, whole or as server-sent events.
+
+    Every chunk reports usage so far, and the last is right; no event marks the end, a stream just ends. So the chunk
+    in which the last candidate finishes is held back until the record is written, and ``finished`` stays False: only
+    the end of the body is the end. A chunk that runs code says `STOP` too, and more chunks follow: it is not held.
+
+    A stream that is cut ends with a chunk that is both an error, which the SDK raises, and for who looks no further
+    than the candidates an end for the reason `OTHER`.
+    """
+
+    USAGE_KEY = b'"usageMetadata"'
+    ERROR_ANYWHERE = False
+
+    __slots__ = ("_choices", "_ended", "_reported")
+
+    def __init__(self, choices: int) -> None:
+        super().__init__()
+        self._choices = choices
+        self._ended: set[int] = set()
+        self._reported = 0
+
+    def _event(self, data: bytes) -> Fate:
+        try:
+            chunk = _chunk(data)
+        except (ValueError, RecursionError):
+            return Fate.PASS
+        if chunk.error:
+            self.failed = self.finished = True
+            return Fate.HOLD
+        return Fate.HOLD if self._take(chunk) else Fate.PASS
+
+    def _reply(self, body: bytes) -> None:
+        try:
+            reply = _reply(body)
+        except (ValueError, RecursionError):
+            return
+        for chunk in reply if type(reply) is list else [reply]:
+            self._take(chunk)
+            if type(chunk.usageMetadata) is dict:
+                self.usage = usage_of(chunk.usageMetadata)
+
+    def _take(self, chunk: _Chunk) -> bool:
+        """Read one chunk; True when it is the last one as far as candidates tell."""
+        if type(chunk.modelVersion) is str:
+            self.model = chunk.modelVersion
+        for candidate in chunk.candidates or ():
+            self._candidate(candidate)
+        if type(chunk.promptFeedback) is dict and (blocked := chunk.promptFeedback.get("blockReason")):
+            self.finish_reason = str(blocked)
+            self._ended = set(range(self._choices))
+        last = len(self._ended) >= self._choices
+        usage = chunk.usageMetadata
+        if type(usage) is dict:
+            seen = (_count(usage, "candidatesTokenCount") or 0) + (_count(usage, "thoughtsTokenCount") or 0)
+            self._reported = max(self._reported, seen)
+            self.usage = usage_of(usage) if last else None
+        self.generated = max(self.generated, self._reported)
+        return last
+
+    def _candidate(self, candidate: _Candidate) -> None:
+        goes_on = False
+        for part in (candidate.content and candidate.content.parts) or ():
+            if part.text and type(part.text) is str:
+                self._text(part.text)
+            elif part.functionCall is not None or part.executableCode is not None:
+                self._text(encode(part.functionCall or part.executableCode).decode())
+                goes_on = part.executableCode is not None
+        index = candidate.index if type(candidate.index) is int else 0
+        if candidate.finishReason:
+            self.finish_reason = str(candidate.finishReason)
+        if candidate.finishReason and not goes_on:
+            self._ended.add(index)
+        else:
+            self._ended.discard(index)
+
+    def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
+        if usage is not None:
+            self.usage = usage_of(usage)
+
+    def _ending(self, refuse: Refuse, request_id: str) -> bytes:
+        return sse.render(self._last_chunk(refuse, request_id))
+
+    def _error(self, refuse: Refuse, request_id: str) -> bytes:
+        return _error_member(refuse, request_id)
+
+    def _last_chunk(self, refuse: Refuse, request_id: str) -> bytes:
+        candidates = [
+            {"finishReason": "OTHER", "finishMessage": refuse.message, "index": index}
+            for index in range(self._choices)
+            if index not in self._ended
+        ]
+        return b'{%s,"candidates":%s}' % (_error_member(refuse, request_id), encode(candidates))
+
+
+class ArrayReader(GeminiReader):
+    """Reads a stream that is one JSON array, as Gemini sends it without `alt=sse`; its end is the closing bracket.
+
+    Chunks go out whole, with the separator before them; what is larger than ``MAX_HELD`` flows on.
+    """
+
+    __slots__ = ("_at", "_depth", "_quoted", "_sent")
+
+    def __init__(self, choices: int) -> None:
+        super().__init__(choices)
+        self._at = 0
+        self._depth = 0
+        self._quoted = False
+        self._sent = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes and return those that may go out."""
+        if self._flushed:
+            return data
+        buffer = bytes(self._tail) + data
+        out, start = b"", 0
+        while (end := self._next_end(buffer)) > 0:
+            out += self._element(buffer[start:end])
+            start = end
+        rest = buffer[start:]
+        self._at -= start
+        if self._flow is None and len(rest) > MAX_HELD:
+            self._flow = Flow(rest[:0])
+        if self._flow is not None:
+            out += self._pass(self._flow.take(rest[: self._at]))
+            rest, self._at, self._sent = rest[self._at :], 0, True
+        self._tail[:] = rest
+        return data if len(out) == len(data) and not start < len(buffer) else out
+
+    def cut(self, refuse: Refuse, request_id: str) -> bytes:
+        """End the array with one more chunk; one that is not whole is dropped, or ended where a part of it is out."""
+        if self.finished:
+            return self.flush()
+        self._tail.clear()
+        flow, self._flow = self._flow, None
+        torn = flow.end(_error_member(refuse, request_id)) if flow is not None else b""
+        back = self.flush() + torn
+        if self._holding:
+            return back + b"\n]"
+        return back + (b",\r\n" if self._sent else b"[") + self._last_chunk(refuse, request_id) + b"\n]"
+
+    def _next_end(self, buffer: bytes) -> int:
+        """Scan on; the index after the next whole element or the closing bracket, 0 when there is none yet."""
+        while True:
+            found = (_STRING_END.match if self._quoted else _STRUCTURE.search)(buffer, self._at)
+            if found is None:
+                self._at = len(buffer) - (self._quoted and _ends_in_escape(buffer))
+                return 0
+            self._at = found.end()
+            if self._quoted or len(found[0]) > 1:
+                self._quoted = False
+            elif found[0] == b'"':
+                self._quoted = True
+            elif found[0] in b"{[":
+                self._depth += 1
+            else:
+                self._depth -= 1
+                if self._depth <= 1:
+                    return self._at
+
+    def _element(self, text: bytes) -> bytes:
+        """Read an element with what stands before it, or the closing bracket; the bytes that go out now."""
+        if self._depth <= 0:
+            self.finished = self._holding = True
+        elif self._flow is not None:
+            flow, self._flow = self._flow, None
+            text = flow.take(text) + flow.rest()
+            self._overlong_end(flow.head, usage_in(flow.window, self.USAGE_KEY))
+        else:
+            self._sent = True
+            fate = self._event(text[text.find(b"{") :])
+            self._holding = self._holding or fate is Fate.HOLD
+        return self._pass(text)
+
+
+def _ends_in_escape(text: bytes) -> bool:
+    return (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
