@@ -120,7 +120,7 @@ class State:
         found: list[tuple[str, Lease]] = []
         while self._due and self._due[0][0] <= now and len(found) < at_most:
             due, rid = heappop(self._due)
-            lease = self.records.get(rid)
+            lease = self.record(rid, now)
             if isinstance(lease, Lease) and lease.due == due:
                 found.append((rid, lease))
         return found

@@ -1,0 +1,161 @@
+"""The quota store on Redis or Valkey for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import NoScriptError, RedisError
+
+from llmguard.core.moves import Answer, Begin, Done, Known, Move, Open, Truth, Turn
+from llmguard.stores.pieces import PIECE, pieces
+from llmguard.stores.redis import server
+from llmguard.stores.redis.codec import decode, encode
+from llmguard.stores.redis.script import WIPE, Command, Keyspace, packed
+
+
+class AsyncRedisStore:
+    """Budgets of one namespace in Redis or Valkey, for one event loop.
+
+    Every call is decided within a quarter of a second: what is not answered by then, or not after one more try on a
+    fresh connection, raises :class:`~llmguard.errors.StoreUnavailable`. Trying again is safe, since every move is
+    idempotent by its rid. ``clock`` chooses the store's time and works only in a keyspace of tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        namespace: str = "default",
+        *,
+        grace_ms: int = server.GRACE_MS,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self._url = url
+        self._keys = Keyspace(namespace, tested=clock is not None)
+        self._grace_ms = grace_ms
+        self._clock = clock
+        options = server.patience(10 * server.TIMEOUT_S)  # for the rare long commands; a batch has its own timeout
+        self._client: Any
+        self._wire: _Wire | None = None
+        if server.is_cluster(url):
+            self._client = RedisCluster.from_url(server.plain(url), **options)
+        else:
+            self._client = Redis.from_url(server.plain(url), **options)
+            self._wire = _Wire(url)
+
+    async def apply(self, moves: Sequence[Move]) -> list[Answer]:
+        """Apply the moves; the answers are in their order. Raises StoreUnavailable."""
+        if len(moves) <= server.BATCH:
+            return decode(await self._run(encode(moves)), moves)
+        answers: list[Answer] = []
+        for batch in server.batches(moves):
+            answers += decode(await self._run(encode(batch)), batch)
+        return answers
+
+    async def _run(self, batch: bytes) -> bytes:
+        arguments = (batch,) if self._clock is None else (batch, self._clock())
+        try:
+            async with asyncio.timeout(server.TIMEOUT_S):
+                try:
+                    return await self._send(self._keys.by_hash(*arguments))
+                except NoScriptError:
+                    return await self._send(self._keys.in_full(*arguments))
+                except Disconnected:
+                    return await self._send(self._keys.in_full(*arguments))  # a restarted server has no scripts
+        except (RedisError, OSError, TimeoutError) as error:
+            raise server.unavailable(self._url, error) from error
+
+    async def _send(self, command: Command) -> bytes:
+        if self._wire:
+            return await self._wire.send(packed(command))
+        reply: bytes = await self._client.execute_command(*command)
+        return reply
+
+    async def check(self) -> None:
+        """Refuse a server that would lose spend: raises ConfigError, or StoreUnavailable when it does not answer."""
+        with server.answering(self._url):
+            info = await self._client.info()
+        server.demand(self._url, info)
+
+    async def needs_load(self) -> bool:
+        """Whether the store is cold. Raises StoreUnavailable."""
+        with server.answering(self._url):
+            return await self._client.get(self._keys.prefix + "epoch") is None
+
+    async def load(self, read: Callable[[], Truth], *, rebuild: bool = False) -> bool:
+        """Fill a cold store (with ``rebuild`` any) from the ledger. ``read`` is called in a thread.
+
+        False when another process has the turn or took it over. Raises StoreUnavailable.
+        """
+        (turn,) = await self.apply([Begin(server.TURN_MS, rebuild)])
+        if not isinstance(turn, Turn) or not turn.fence or not await self._wipe(turn.fence):
+            return False
+        for piece in pieces(await asyncio.to_thread(read), turn.fence):
+            if server.refused(await self.apply([piece])):
+                return False
+        return not server.refused(await self.apply([Open(turn.fence, self._grace_ms)]))
+
+    async def _wipe(self, fence: int) -> bool:
+        found: list[str | bytes] = [self._keys.prefix + "leases"]
+        with server.answering(self._url):
+            async for key in self._client.scan_iter(match=self._keys.prefix + "[br]:*", count=1_000):
+                found.append(key)
+                if len(found) == PIECE:
+                    if not await self._delete(fence, found):
+                        return False
+                    found = []
+            return await self._delete(fence, found)
+
+    async def _delete(self, fence: int, keys: list[str | bytes]) -> bool:
+        answer = await self._client.eval(WIPE, len(keys) + 1, self._keys.prefix + "fence", *keys, fence)
+        return bool(answer)
+
+    async def unknown(self, rids: Sequence[str]) -> list[str]:
+        """Those of ``rids`` that the store does not know as settled (all of them while it is cold)."""
+        found: list[str] = []
+        for start in range(0, len(rids), PIECE):
+            some = tuple(rids[start : start + PIECE])
+            (known,) = await self.apply([Known(some)])
+            found += known.gone if isinstance(known, Done) else some
+        return found
+
+    async def aclose(self) -> None:
+        """Drop all connections."""
+        if self._wire:
+            await self._wire.aclose()
+        await self._client.aclose()
+
+
+class _Wire:
+    """redis-py's connections without its client and pool, which cost more than the rest of a batch together."""
+
+    def __init__(self, url: str) -> None:
+        # asyncio.timeout around the whole exchange stands in for the socket's own.
+        self._pool: Any = ConnectionPool.from_url(url, **{**server.patience(server.TIMEOUT_S), "socket_timeout": None})
+        self._idle: list[Any] = []
+
+    async def send(self, command: bytes) -> bytes:
+        connection = self._idle.pop() if self._idle else self._pool.make_connection()
+        try:
+            await connection.send_packed_command(command, check_health=False)
+            reply: bytes = await connection.read_response()
+        except NoScriptError:
+            self._idle.append(connection)
+            raise
+        except Disconnected:
+            await self.aclose()  # whatever broke this one has broken the others
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._idle.append(connection)
+        return reply
+
+    async def aclose(self) -> None:
+        while self._idle:
+            await self._idle.pop().disconnect(nowait=True)
