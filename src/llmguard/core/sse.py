@@ -38,12 +38,14 @@ def last_end(block: bytes) -> int:
 
 
 def split(block: bytes) -> list[bytes]:
-    """The events of a block that ends where an event ends; joined they are the block."""
+    """The events of a block that ends where an event ends, and blank lines left over; joined they are the block."""
     events = []
     start = 0
     for found in _EVENT_END.finditer(block):
         events.append(block[start : found.end()])
         start = found.end()
+    if start < len(block):
+        events.append(block[start:])
     return events
 
 
