@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
+from typing import Any
 
+import anthropic
+import httpx2
+import openai
 import pytest
+from google import genai
 
 from llmguard.core.edge import (
     EdgeLimits,
@@ -211,3 +217,66 @@ def test_only_listed_headers_come_back() -> None:
 )
 def test_only_listed_parameters_go_out(query: str, family: str, out: str) -> None:
     assert outgoing_query(query, family) == out
+
+
+def sent_by(use: Callable[[httpx2.Client], Any]) -> httpx2.Request:
+    """The request that an SDK makes."""
+    seen: list[httpx2.Request] = []
+
+    def keep(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        return httpx2.Response(200, json={})
+
+    with httpx2.Client(transport=httpx2.MockTransport(keep)) as client:
+        use(client)
+    return seen[0]
+
+
+def chat(client: httpx2.Client) -> Any:
+    sdk = openai.OpenAI(
+        api_key="SECRET", organization="o", project="p", base_url="http://llm.example/v1", http_client=client
+    )
+    return sdk.chat.completions.create(model="m", messages=[])
+
+
+def azure(client: httpx2.Client) -> Any:
+    sdk = openai.AzureOpenAI(
+        api_key="SECRET", api_version="2024-10-21", azure_endpoint="http://llm.example", http_client=client
+    )
+    return sdk.chat.completions.create(model="m", messages=[])
+
+
+def messages(client: httpx2.Client) -> Any:
+    sdk = anthropic.Anthropic(api_key="SECRET", base_url="http://llm.example", http_client=client)
+    return sdk.beta.messages.create(model="m", max_tokens=1, messages=[], betas=["a-1", "b-2"])
+
+
+def gemini(client: httpx2.Client) -> Any:
+    options = genai.types.HttpOptions(base_url="http://llm.example", httpx_client=client, timeout=5000)
+    sdk = genai.Client(api_key="SECRET", http_options=options)
+    return list(sdk.models.generate_content_stream(model="m", contents="x"))
+
+
+@pytest.mark.parametrize(
+    ("use", "family", "query", "expected"),
+    [
+        (chat, "openai", "", {b"x-stainless-retry-count", b"x-stainless-read-timeout"}),
+        (azure, "openai", "api-version=2024-10-21", {b"x-stainless-lang"}),
+        (messages, "anthropic", "", {b"anthropic-version", b"anthropic-beta", b"x-stainless-timeout"}),
+        (gemini, "gemini", "alt=sse", {b"x-goog-api-client", b"x-server-timeout"}),
+    ],
+)
+def test_what_the_sdks_send_passes_and_no_key_goes_on(
+    use: Callable[[httpx2.Client], Any], family: str, query: str, expected: set[bytes]
+) -> None:
+    request = sent_by(use)
+    path, _, raw_query = request.url.raw_path.partition(b"?")
+    headers = [(name.lower(), value) for name, value in request.headers.raw]
+    head = check_head(request.method, path, raw_query, headers, LIMITS)
+    assert isinstance(head, dict)
+    assert credential(head) == "SECRET"
+    out = outgoing_headers(head, family)
+    assert expected <= {name for name, _ in out}
+    assert not {b"openai-organization", b"openai-project", b"authorization", b"host"} & {name for name, _ in out}
+    assert b"SECRET" not in b"".join(value for _, value in out)
+    assert outgoing_query(raw_query.decode(), family) == query

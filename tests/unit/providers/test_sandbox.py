@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -649,3 +652,34 @@ def test_schemas_without_end_are_cut_off() -> None:
 def test_choices_are_bounded(box: Box) -> None:
     got = box.post("/v1/chat/completions", messages=TURN, n=10**9)
     assert len(json.loads(got.pieces[0])["choices"]) == 128
+
+
+# What real clients sent
+
+
+def recorded_requests() -> Iterator[tuple[str, str, bytes]]:
+    folder = Path(os.environ.get("LLMGUARD_CORPORA", Path(__file__).parents[3] / "../shared/corpora")) / "traffic"
+    files = [folder / f"{name}.jsonl.gz" for name in ("openai", "anthropic", "google")]
+    if missing := [file for file in files if not file.exists()]:
+        pytest.skip(f"recorded traffic is not at {missing[0]}")
+    for file in files:
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            for line in itertools.islice(lines, 0, None, 5):
+                record = json.loads(line)
+                if record["request"]["body_kind"] == "json":
+                    where = record["endpoint"]
+                    yield where["method"], where["path"], json.dumps(record["request"]["body"]).encode()
+
+
+def test_recorded_requests_are_answered_with_usage(box: Box) -> None:
+    answered = 0
+    for method, target, body in recorded_requests():
+        got = box.ask(method, target, body)
+        text = b"".join(got.pieces)
+        if got.status == 200 and method == "POST":
+            answered += 1
+            assert got.streams or b'"usage' in text or b'"totalTokens"' in text or b'"input_tokens"' in text
+        else:
+            assert got.status in (200, 400, 404)
+            assert isinstance(json.loads(text), dict)
+    assert answered > 400

@@ -30,7 +30,7 @@ POSTS: dict[str, tuple[str, str, Handler]] = {
     "embedContent": ("gemini", "content", gemini.embed),
     "batchEmbedContents": ("gemini", "requests", gemini.batch_embed),
 }
-_VERSION = re.compile(r"/(?:v1|v1beta|v1alpha|v1beta1)/")
+_VERSION = re.compile(r"(?:/openai|/api)?/(?:(?:v1|v1beta|v1alpha|v1beta1)/)?")
 _GEMINI = re.compile(r"(?:.*/)?models/(.+):(\w+)")
 _KEPT = re.compile(r"(response|file)s/([^/]+)(?:/(\w+))?")
 
@@ -44,7 +44,8 @@ def respond(ask: Ask) -> Answer:
 
 
 def _route(ask: Ask) -> Answer:
-    path = _VERSION.sub("", ask.path, count=1).lstrip("/")
+    version = _VERSION.match(ask.path)
+    path = ask.path[version.end() :] if version else ask.path
     if match := _GEMINI.fullmatch(path):
         return _post(ask, match[2], match[1])
     if path in POSTS:
