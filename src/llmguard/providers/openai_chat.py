@@ -6,7 +6,6 @@ unchanged. ``models`` and ``preset`` are refused: they let a router serve a mode
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,15 @@ from llmguard.providers.base import (
     wrong,
 )
 from llmguard.providers.openai_chat_reader import ChatReader
-from llmguard.providers.openai_common import FAMILY, MAX_CHOICES, MAX_OUTPUT, end_user, refusal
+from llmguard.providers.openai_common import (
+    FAMILY,
+    MAX_CHOICES,
+    MAX_OUTPUT,
+    end_user,
+    hides_output,
+    is_reasoning_model,
+    refusal,
+)
 from llmguard.providers.openai_content import Content, part_texts
 
 _LIMITS = ("max_completion_tokens", "max_tokens")
@@ -36,7 +43,6 @@ _UNLIMITED = -1  # llama.cpp and LM Studio
 _LOCAL_TOOLS = (None, "function", "custom")
 _SERVER_TOOLS = ("web_search_options", "search_parameters", "plugins")
 _REROUTING = ("models", "preset")
-_REASONING_MODEL = re.compile(r"(?:[^/]*/)*(?:ft:)?(?:o[1-9]|gpt-[5-9])(?![0-9a-z])")
 
 TOKENS_PER_MESSAGE = 3
 TOKENS_PER_NAME = 1
@@ -85,6 +91,9 @@ class OpenAIChat:
             prompt_bytes=len(body) - content.inline,
             extra_input_tokens=content.tokens,
             server_context=content.unseen,
+            writes_cache=True,
+            audio=content.audio or "audio" in (take_list(doc, "modalities") or ()),
+            hidden_output=hides_output(name, _effort(doc)),
             reads=tuple(content.reads),
             creates="chat_completion" if take_bool(doc, "store") else None,
         )
@@ -179,6 +188,12 @@ def _look_at_tools(doc: dict[str, Any], content: Content) -> None:
             content.unseen = True
 
 
+def _effort(doc: dict[str, Any]) -> Any:
+    """The reasoning that the caller asks for, under OpenAI's name or OpenRouter's."""
+    reasoning = doc.get("reasoning")
+    return doc.get("reasoning_effort") or (reasoning.get("effort") if type(reasoning) is dict else None)
+
+
 def _choices(doc: dict[str, Any]) -> int:
     """Answers generated for one prompt; of ``best_of`` only ``n`` are returned, but all are billed."""
     choices = take_int(doc, "n", minimum=1, maximum=MAX_CHOICES) or 1
@@ -204,7 +219,7 @@ def _max_tokens(doc: dict[str, Any]) -> int | None:
 
 def _limit_name(call: Call, model: str) -> str:
     chat = call.endpoint.endswith("/chat/completions")
-    return "max_completion_tokens" if chat and _REASONING_MODEL.match(model) else "max_tokens"
+    return "max_completion_tokens" if chat and is_reasoning_model(model) else "max_tokens"
 
 
 def _asking(body: bytes, doc: dict[str, Any]) -> bytes:

@@ -156,9 +156,12 @@ class ChatReader(SSEReader):
         if type(usage) is dict:
             self.usage = chat_usage(usage) or self.usage
 
+    def _seen(self, usage: dict[str, Any]) -> None:
+        self.usage = chat_usage(usage) or self.usage
+
     def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
         if usage is not None:
-            self.usage = chat_usage(usage) or self.usage
+            self._seen(usage)
 
     def _error(self, refuse: Refuse, request_id: str) -> bytes:
         return error_member(refuse, request_id)

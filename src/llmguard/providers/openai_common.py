@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,25 @@ _TYPES = {
     "request_exceeds_budget": "insufficient_quota",
 }
 _TYPES_BY_STATUS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+_OPENAI_REASONS = re.compile(r"(?:^|[/.:@])(?:o[1-9]|gpt-[5-9])(?![a-z])")
+_OTHERS_REASON = re.compile(r"(?:^|[/.:@~])(?:grok-[4-9]|gemini-(?:2\.5|[3-9]|flash|pro))")
+
+
+def is_reasoning_model(model: str) -> bool:
+    """Whether a name is one of OpenAI's reasoning models (o1 … o4, gpt-5 and later), by whatever door."""
+    return _OPENAI_REASONS.search(model) is not None
+
+
+def hides_output(model: str, effort: object) -> bool:
+    """Whether output is billed that no stream shows: reasoning, unless the caller's effort is `none`.
+
+    OpenAI, xAI and Google hide it; others show theirs, but whoever is asked for an effort may hide it too.
+    """
+    if effort == "none":
+        return False
+    return effort is not None or is_reasoning_model(model) or _OTHERS_REASON.search(model) is not None
 
 
 def error_object(refuse: Refuse, request_id: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmguard.core.call import ObjectRef
-from llmguard.providers.base import take_list, take_object, take_str, wrong
+from llmguard.providers.base import take_str, wrong
 
 IMAGE_TOKENS = 10_000
 LOW_DETAIL_TOKENS = 640
@@ -34,14 +34,15 @@ _IMAGE = frozenset(("image_url", "input_image", "computer_screenshot"))
 class Content:
     """Adds up what the parts of one prompt cost beyond their text.
 
-    ``inline`` is the length of base64 payloads in the body, ``tokens`` their worst case, ``reads`` the objects named,
-    ``unseen`` says that something adds input whose size nobody here can know.
+    ``inline`` is the length of base64 payloads in the body, ``tokens`` their worst case, ``audio`` whether there is
+    any, ``reads`` the objects named; ``unseen`` says that something adds input whose size nobody here can know.
     """
 
-    __slots__ = ("_mini", "inline", "reads", "tokens", "unseen")
+    __slots__ = ("_mini", "audio", "inline", "reads", "tokens", "unseen")
 
     def __init__(self, model: str) -> None:
         self._mini = "gpt-4o-mini" in model
+        self.audio = False
         self.inline = 0
         self.tokens = 0
         self.reads: list[ObjectRef] = []
@@ -87,6 +88,17 @@ class Content:
         else:
             self.tokens += LOW_DETAIL_TOKENS if low else IMAGE_TOKENS
 
+    def _audio(self, part: dict[str, Any], where: str) -> None:
+        holder = part.get("input_audio")
+        data = (
+            take_str(holder, "data", param=where)
+            if type(holder) is dict
+            else take_str(part, "input_audio", param=where)
+        )
+        self.audio = True
+        self.inline += len(data or "")
+        self.tokens += len(data or "") // BASE64_PER_AUDIO_TOKEN + 1
+
     def _opaque(self, part: dict[str, Any], where: str) -> None:
         """A file, or a part this dialect does not know."""
         self.unseen = True
@@ -99,13 +111,6 @@ class Content:
         """Note an object at the provider that the body names."""
         if name:
             self.reads.append(ObjectRef(kind, name))
-
-    def all_named(self, kind: str, holder: dict[str, Any], field: str, where: str) -> None:
-        """Note every id of a list field."""
-        for name in take_list(holder, field, param=where) or ():
-            if type(name) is not str:
-                raise wrong(where, name, "an array of ids")
-            self.named(kind, name)
 
 
 def part_texts(content: Any) -> list[str]:

@@ -92,15 +92,15 @@ class SSEReader:
 
     __slots__ = (
         "_back",
-        "_quarters",
         "_drop_lf",
         "_flow",
         "_flushed",
         "_holding",
         "_opened",
-        "_plain",
-        "_tail",
         "_pieces",
+        "_plain",
+        "_quarters",
+        "_tail",
         "created",
         "failed",
         "finish_reason",
@@ -147,6 +147,9 @@ class SSEReader:
         """An encoded member ``"name":value`` that makes an event an error in this dialect."""
         raise NotImplementedError
 
+    def _seen(self, usage: dict[str, Any]) -> None:
+        """The event under way has this usage object already: all there is when its end never comes."""
+
     def _overlong(self, head: bytes) -> Fate:
         """Judge an event larger than ``MAX_HELD`` by its first bytes; it cannot be dropped any more."""
         return Fate.PASS
@@ -159,7 +162,8 @@ class SSEReader:
 
         A token is taken as ``per_token`` characters of ASCII (four of prose, two of JSON), or as one Chinese or
         Japanese character (three bytes), and a piece as one token at least, because most providers send a token at a
-        time. Against 860 recorded answers without hidden reasoning the estimate is 1.1 times the truth in the median.
+        time. Of 849 recorded chat answers without hidden reasoning the estimate is 1.1 times the truth in the median,
+        and over half of it for 95 in 100.
         """
         length = len(text)
         if not text.isascii():
@@ -240,14 +244,14 @@ class SSEReader:
         end = sse.last_end(before + data if before else data) - len(before)
         if end <= 0:
             tail += data
-            return self._overflow()
+            return self._rest()
         block = bytes(tail) + data[:end] if tail else data[:end]
         tail[:] = data[end:]
         out = self._block(block)
         if not tail:
             return out
         self._drop_lf = False
-        return out + self._overflow()
+        return out + self._rest()
 
     def _block(self, block: bytes) -> bytes:
         """Read whole events."""
@@ -286,8 +290,12 @@ class SSEReader:
         del self._back[:excess]
         return out
 
-    def _overflow(self) -> bytes:
-        """Let the event under way flow when it has become too large to hold."""
+    def _rest(self) -> bytes:
+        """Look at the event under way, and let it flow when it has become too large to hold."""
+        if self._tail.endswith((b"}", b"}\n")):
+            usage = usage_in(bytes(self._tail), self.USAGE_KEY)
+            if usage is not None:
+                self._seen(usage)
         if len(self._tail) <= MAX_HELD:
             return b""
         event = bytes(self._tail)

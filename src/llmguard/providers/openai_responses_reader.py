@@ -1,0 +1,236 @@
+"""Reads responses, whole and streamed."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jiter
+import msgspec
+
+from llmguard.core import sse
+from llmguard.core.call import Call, ObjectRef
+from llmguard.core.decision import Refuse
+from llmguard.providers.base import encode, llmguard_object
+from llmguard.providers.openai_common import error_member, responses_usage
+from llmguard.providers.stream import Fate, SSEReader
+
+_DONE = b"[DONE]"
+_LAST = frozenset(("response.completed", "response.incomplete", "response.failed"))
+_FIRST = frozenset(("response.created", "response.queued", "response.in_progress"))
+_HEAD_TYPE = re.compile(rb'"type"\s*:\s*"((?:response\.)?[a-z_.]+)"')
+_HEAD_ID = re.compile(rb'"id"\s*:\s*"(resp_[^"]+)"')
+_TEXT_DELTA = "response.output_text.delta"
+_JSON_DELTAS = frozenset(("response.function_call_arguments.delta", "response.mcp_call_arguments.delta"))
+
+
+class Item(msgspec.Struct):
+    """One item of the output. Values are checked where they are read, since providers vary them."""
+
+    id: Any = None
+    container_id: Any = None
+
+
+class Response(msgspec.Struct):
+    """A whole reply, or what the first and the last event of a stream carry."""
+
+    id: Any = None
+    model: Any = None
+    status: Any = None
+    usage: Any = None
+    error: Any = None
+    incomplete_details: Any = None
+    output: list[Item] | None = None
+
+
+class Event(msgspec.Struct):
+    """One event of a stream."""
+
+    type: str = ""
+    delta: Any = None
+    sequence_number: Any = None
+    response: msgspec.Raw | None = None
+    item: Item | None = None
+
+
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_response = msgspec.json.Decoder(Response).decode
+
+
+class ResponsesReader(SSEReader):
+    """The reader of the Responses dialect: usage comes with the last event."""
+
+    __slots__ = ("_call", "_first", "_sequence")
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self._call = call
+        self._first: bytes = b""
+        self._sequence = -1
+
+    def _event(self, data: bytes) -> Fate:
+        try:
+            event = _decode_event(data)
+        except (msgspec.DecodeError, RecursionError):
+            event = _loose_event(data)
+        if type(event.sequence_number) is int:
+            self._sequence = event.sequence_number
+        kind, delta = event.type, event.delta
+        if type(delta) is str and delta:
+            if kind == _TEXT_DELTA:
+                self._text(delta)
+            elif not kind.endswith("audio.delta"):
+                self._text(delta, per_token=2 if kind in _JSON_DELTAS else 4)
+        elif kind in _LAST or kind == "error" or data.startswith(_DONE):
+            return self._last(kind, event.response)
+        elif kind in _FIRST and event.response is not None:
+            self._first = bytes(event.response)
+            self._identity(_response(self._first))
+        elif kind == "response.output_item.done" and event.item is not None:
+            self._item(event.item)
+        return Fate.PASS
+
+    def _last(self, kind: str, response: msgspec.Raw | None) -> Fate:
+        self.finished = True
+        self.failed = self.failed or kind in ("error", "response.failed")
+        if response is not None:
+            self._take(_response(bytes(response)))
+        return Fate.HOLD
+
+    def _reply(self, body: bytes) -> None:
+        reply = _response(body)
+        self.failed = reply.status == "failed"
+        self._take(reply)
+        for item in reply.output or ():
+            self._item(item)
+        if self.usage is None:
+            self._text(_output_text(body))
+
+    def _identity(self, response: Response) -> None:
+        if type(response.model) is str:
+            self.model = response.model
+        if self._call.creates is not None and type(response.id) is str:
+            created = ObjectRef(self._call.creates, response.id)
+            if created not in self.created:
+                self.created.append(created)
+
+    def _item(self, item: Item) -> None:
+        """Note an item of a stored response, which later calls may name, and the container that a tool ran in."""
+        if self._call.creates is not None and type(item.id) is str:
+            self.created.append(ObjectRef("item", item.id))
+        if type(item.container_id) is str:
+            self.created.append(ObjectRef("container", item.container_id))
+
+    def _take(self, response: Response) -> None:
+        self._identity(response)
+        if type(response.usage) is dict:
+            self.usage = responses_usage(response.usage)
+        details = response.incomplete_details
+        reason = details.get("reason") if type(details) is dict else None
+        self.finish_reason = str(reason or response.status) if reason or response.status else None
+
+    def _seen(self, usage: dict[str, Any]) -> None:
+        self.usage = responses_usage(usage) or self.usage
+
+    def _overlong(self, head: bytes) -> Fate:
+        return Fate.HOLD if _head_type(head) in _LAST else Fate.PASS
+
+    def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
+        kind = _head_type(head)
+        found = _HEAD_ID.search(head)
+        self._identity(Response(id=found[1].decode("utf-8", "replace") if found else None))
+        if kind in _LAST:
+            self.finished = True
+            self.failed = kind == "response.failed"
+            self.finish_reason = kind.removeprefix("response.")
+            if usage is not None:
+                self._seen(usage)
+
+    def _error(self, refuse: Refuse, request_id: str) -> bytes:
+        return error_member(refuse, request_id)
+
+    def _ending(self, refuse: Refuse, request_id: str) -> bytes:
+        """The event ``response.incomplete``: what was generated so far stands, and the response has ended."""
+        try:
+            first = jiter.from_json(self._first)
+        except ValueError:
+            first = None
+        response = first if type(first) is dict else _minimal(self._call, request_id)
+        known = next((ref.id for ref in self.created if ref.kind == "response"), None)
+        response |= {
+            "id": known or response.get("id"),
+            "status": "incomplete",
+            "incomplete_details": {"reason": "max_output_tokens"},
+        }
+        event = {
+            "type": "response.incomplete",
+            "sequence_number": self._sequence + 1,
+            "response": response,
+            "llmguard": llmguard_object(refuse, request_id) | {"code": refuse.code, "message": refuse.message},
+        }
+        return sse.render(encode(event), b"response.incomplete")
+
+
+def _minimal(call: Call, request_id: str) -> dict[str, Any]:
+    """A response object for a stream that ended before the provider sent one."""
+    return {
+        "id": f"resp_{request_id}",
+        "object": "response",
+        "created_at": 0,
+        "error": None,
+        "instructions": None,
+        "metadata": {},
+        "model": call.model,
+        "output": [],
+        "parallel_tool_calls": True,
+        "temperature": None,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": None,
+        "usage": None,
+    }
+
+
+def _head_type(head: bytes) -> str:
+    found = _HEAD_TYPE.search(head)
+    return found[1].decode() if found else ""
+
+
+def _loose_event(data: bytes) -> Event:
+    """What can be read of an event whose fields have an unexpected form."""
+    doc = _object(data)
+    kind = doc.get("type")
+    response = doc.get("response")
+    return Event(
+        type=kind if type(kind) is str else "",
+        delta=doc.get("delta"),
+        response=msgspec.Raw(encode(response)) if type(response) is dict else None,
+    )
+
+
+def _response(data: bytes) -> Response:
+    try:
+        return _decode_response(data)
+    except (msgspec.DecodeError, RecursionError):
+        doc = _object(data)
+        return Response(**{name: doc.get(name) for name in ("id", "model", "status", "usage", "error")})
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        doc = jiter.from_json(data)
+    except ValueError:
+        return {}
+    return doc if type(doc) is dict else {}
+
+
+def _output_text(body: bytes) -> str:
+    """The text of a reply that reports no usage."""
+    output = _object(body).get("output")
+    texts = []
+    for item in output if type(output) is list else ():
+        content = item.get("content") if type(item) is dict else None
+        for part in content if type(content) is list else ():
+            if type(part) is dict and type(part.get("text")) is str:
+                texts.append(part["text"])
+    return "".join(texts)
