@@ -113,6 +113,8 @@ def test_hostile_paths(path: bytes) -> None:
         b"a\x01",
         b"a%00",
         b"http://a",
+        b"a" * 260,
+        b"a." * 4000,
     ],
 )
 def test_hostile_hosts(value: bytes) -> None:

@@ -43,6 +43,7 @@ KEY_PARAMS = frozenset(
     b"key api_key api-key apikey access_token oauth_token authorization x-api-key x-goog-api-key "
     b"subscription-key".split()
 )
+LONGEST_HOST = 253 + len(":65535")
 LINE_OVERHEAD = len(" ? HTTP/1.1\r\n")
 HEADER_OVERHEAD = len(": \r\n")
 
@@ -219,7 +220,8 @@ def _join_repeated(headers: Headers) -> dict[str, str] | Violation:
 
 
 def _check_meaning(head: dict[str, str], body_limit: int) -> Violation | None:
-    if not HOST.fullmatch(head.get("host", "")):
+    host = head.get("host", "")
+    if len(host) > LONGEST_HOST or not HOST.fullmatch(host):
         return BAD_HOST
     length = head.get("content-length")
     if length is not None:
