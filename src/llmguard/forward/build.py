@@ -6,7 +6,6 @@ from llmguard.config import Config, Provider, TimeLimits
 from llmguard.errors import ConfigError, Problem
 from llmguard.forward import routing
 from llmguard.forward.engine import Engine
-from llmguard.forward.httpx2_engine import Httpx2Engine
 from llmguard.forward.options import Origin, PoolLimits, Timeouts
 from llmguard.forward.pool import Pool
 from llmguard.forward.sandbox import SandboxEngine
@@ -43,6 +42,8 @@ def _upstream(name: str, provider: Provider) -> Upstream:
 def _engine(provider: Provider, origin: Origin) -> Engine:
     limits = PoolLimits(provider.max_connections, provider.max_waiting)
     if provider.proxy is not None or provider.http2:
+        from llmguard.forward.httpx2_engine import Httpx2Engine  # noqa: PLC0415  memory that few processes need
+
         return Httpx2Engine(origin, limits, _timeouts(provider.timeouts), proxy=provider.proxy, http2=provider.http2)
     return Pool(origin, limits, _timeouts(provider.timeouts))
 

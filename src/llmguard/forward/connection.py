@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from typing import Protocol
 
 from llmguard.errors import UpstreamError
@@ -156,15 +157,17 @@ class Connection(asyncio.Protocol):
             self.fail(f"the provider's reply {framer.fault}")
 
     def eof_received(self) -> None:
-        framer = self._framer
-        framer.eof()
         reply = self.reply
         if reply is None:
             self._leave()
-        elif framer.done:
+            return
+        framer = self._framer
+        if not self._secure or self._said_goodbye():
+            framer.eof()
+        if framer.done:
             self._finish(reply)
         else:
-            self.fail(f"the provider's reply {framer.fault}")
+            self.fail(f"the provider's reply {framer.fault or 'ends without the goodbye of TLS'}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
@@ -239,6 +242,13 @@ class Connection(asyncio.Protocol):
         if self._pump_handle is not None:
             self._pump_handle.cancel()
             self._pump_handle = None
+
+    def _said_goodbye(self) -> bool:
+        """Whether TLS ended with close_notify. asyncio reports a bare TCP end, which anyone can forge, the same way."""
+        try:
+            return not self._transport.get_extra_info("ssl_object").read(1)
+        except ssl.SSLError:
+            return False
 
     def _peer_spoke(self) -> bool:
         """Whether bytes, an end or an error wait to be read from the socket."""
