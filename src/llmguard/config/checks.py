@@ -16,7 +16,8 @@ from llmguard.config.secrets import PURPOSES, ledger_file, missing_secrets, too_
 from llmguard.config.sections import Provider
 from llmguard.config.types import masked
 
-_STORES: Final = ("memory", "redis", "rediss")
+_MEMORY: Final = "memory://"
+_STORES: Final = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 _LEDGERS: Final = ("sqlite", "postgresql", "postgresql+psycopg")
 _RESERVED: Final = ("v1", "v1beta", "admin", "livez", "readyz", "metrics")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -49,7 +50,7 @@ def _server(config: Config, document: Document) -> Iterator[Finding]:
             f"server.host is {host!r}, but without a configuration file the gateway listens to this machine only",
             "write 127.0.0.1, or give a configuration",
         )
-    if config.server.workers > 1 and config.store.startswith("memory:") and ("store",) not in document.broken:
+    if config.server.workers > 1 and config.store == _MEMORY and ("store",) not in document.broken:
         yield (
             ("server", "workers"),
             f"server.workers is {config.server.workers}, but each worker would have a store 'memory://' of its own",
@@ -57,28 +58,26 @@ def _server(config: Config, document: Document) -> Iterator[Finding]:
         )
 
 
-def _stores(config: Config, document: Document) -> Iterator[Finding]:
-    store = urlsplit(config.store)
-    if store.scheme not in _STORES:
-        fix = "write memory:// or redis://localhost:6379/0"
-        yield ("store",), f"store is {shown(config.store, ())}, which no store of this version understands", fix
-    elif store.scheme != "memory" and not (store.hostname and re.fullmatch(r"(?:/\d*)?", store.path)):
-        fix = "write redis://localhost:6379/0"
-        yield (
-            ("store",),
-            f"store is {shown(config.store, ())}, without a host or with a database that is no number",
-            fix,
-        )
-    ledger = urlsplit(config.ledger)
-    if ledger.scheme not in _LEDGERS:
+def _store(config: Config, document: Document) -> Iterator[Finding]:
+    if config.store == _MEMORY:
+        return
+    url, said, fix = urlsplit(config.store), shown(config.store, ()), "write memory:// or redis://localhost:6379/0"
+    if url.scheme not in _STORES:
+        yield ("store",), f"store is {said}, which no store of this version understands", fix
+    elif not (url.hostname and re.fullmatch(r"(?:/\d*)?", url.path)):
+        yield ("store",), f"store is {said}, without a host or with a database that is no number", fix
+
+
+def _ledger(config: Config, document: Document) -> Iterator[Finding]:
+    url, said = urlsplit(config.ledger), shown(config.ledger, ())
+    if url.scheme not in _LEDGERS:
         fix = "write sqlite:///llmguard.db or postgresql://localhost/llmguard"
-        yield ("ledger",), f"ledger is {shown(config.ledger, ())}, which no ledger of this version understands", fix
-    elif ledger.scheme == "sqlite" and (ledger.netloc or ledger_file(config.ledger) is None):
+        yield ("ledger",), f"ledger is {said}, which no ledger of this version understands", fix
+    elif url.scheme == "sqlite" and (url.netloc or ledger_file(config.ledger) is None):
         fix = "write sqlite:///llmguard.db, with three slashes (four before an absolute path)"
-        yield ("ledger",), f"ledger is {shown(config.ledger, ())}, which names no file", fix
-    elif ledger.scheme != "sqlite" and len(ledger.path) < 2:
-        fix = "write postgresql://localhost/llmguard"
-        yield ("ledger",), f"ledger is {shown(config.ledger, ())}, which names no database", fix
+        yield ("ledger",), f"ledger is {said}, which names no file", fix
+    elif url.scheme != "sqlite" and len(url.path) < 2:
+        yield ("ledger",), f"ledger is {said}, which names no database", "write postgresql://localhost/llmguard"
 
 
 def _secret_strength(config: Config, document: Document) -> Iterator[Finding]:
@@ -240,7 +239,8 @@ def _is_private(host: str) -> bool:
 
 _CHECKS: Final[tuple[Callable[[Config, Document], Iterator[Finding]], ...]] = (
     _server,
-    _stores,
+    _store,
+    _ledger,
     _secret_strength,
     _provider_set,
     _each_provider,

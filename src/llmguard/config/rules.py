@@ -115,6 +115,7 @@ class Budget(Section):
 
     later: ClassVar[Mapping[str, str]] = {
         "alert_at": "remove it, and watch /metrics",
+        "window: rolling": "write hour, day, week or month",
         "mode: shadow": "write enforce, or remove the budget",
         "mode: warn": "write enforce, or remove the budget",
         "when_store_down: local": "write deny",

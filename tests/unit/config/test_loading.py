@@ -201,3 +201,19 @@ def test_a_configuration_does_not_change() -> None:
     config = load({"providers": {"s": {"dialect": "sandbox"}}}, {})
     with pytest.raises(ValueError, match="frozen"):
         config.clamp = False
+
+
+@pytest.mark.parametrize(
+    ("key", "url"),
+    [
+        ("store", "memory://"),
+        ("store", "redis://localhost"),
+        ("store", "rediss://user:pw@redis.example:6380/3"),
+        ("store", "redis+cluster://node-1:6379"),
+        ("store", "redis://[::1]:6379/0"),
+        ("ledger", "sqlite:///x.db"),
+        ("ledger", "sqlite:////var/lib/x.db"),
+    ],
+)
+def test_stores_and_ledgers(key: str, url: str) -> None:
+    assert check({key: url, "providers": {"s": {"dialect": "sandbox"}}}, {}) == []
