@@ -53,6 +53,13 @@ class Ledger:
         if not migrate.check(self.engine):
             raise LedgerUnavailable("the ledger's schema is not this program's: run `llmguard migrate`")
 
+    def make_ready(self) -> None:
+        """Migrate an embedded SQLite ledger; of a server, only check that somebody has run `llmguard migrate`."""
+        if self.engine.dialect.name == "sqlite":
+            self.migrate()
+        else:
+            self.check()
+
     def shipper(self, spool: Spool, *, interval: float = 0.1) -> Shipper:
         """What carries a spool into this ledger; not started."""
         return Shipper(spool, self.engine, interval=interval)

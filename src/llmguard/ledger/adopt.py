@@ -21,10 +21,10 @@ from typing import NamedTuple
 from sqlalchemy.engine import Engine
 
 from llmguard.core.records import HoldRecord, PartialRecord, Record, SentRecord, SettleRecord, VoidRecord
-from llmguard.ledger import codec
 from llmguard.ledger.engine import rejections
 from llmguard.ledger.interrupted import settle_interrupted
 from llmguard.ledger.posting import SLICE, forget_spool, post, post_singly, shipped_up_to
+from llmguard.ledger.rejected import decoded
 from llmguard.ledger.segment import SUFFIX, SegmentReader, first_of
 from llmguard.ledger.spool import LOCK, UNFINISHED
 
@@ -183,7 +183,9 @@ def read_spool(path: Path) -> Iterator[tuple[int, Record]]:
         try:
             while payloads := reader.read(BATCH):
                 for seq, payload in payloads:
-                    yield seq, codec.decode(payload)
+                    record = decoded(payload, path.parent)
+                    if record is not None:
+                        yield seq, record
         finally:
             reader.close()
         expected = reader.seq

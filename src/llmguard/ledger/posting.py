@@ -6,7 +6,6 @@ its row becomes an ADJUST row of signed differences; one that is not higher beco
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,14 +21,12 @@ from llmguard.ledger.codec import encode_charges
 from llmguard.ledger.engine import reading, rejections, writing
 from llmguard.ledger.models import entries, spools
 from llmguard.ledger.objects import Changes
-from llmguard.ledger.rejected import keep_rejected, mended
+from llmguard.ledger.rejected import keep, mended
 from llmguard.ledger.statements import Row, insert_entries, known_events, upsert
 
 SLICE = 50
 """Records per slice: what holds the interpreter in one go, some 0.5 ms."""
 REST_S = 0.0005
-
-_log = logging.getLogger("llmguard.ledger")
 
 Attempts = dict[str, dict[str, tuple[int, Amounts]]]
 """By event and attempt: the highest rev in the ledger and the amounts that its rows add up to."""
@@ -119,8 +116,7 @@ def post(engine: Engine, slices: Iterable[Sequence[SettleRecord]], *, spool: str
 def post_singly(engine: Engine, records: Iterable[SettleRecord], directory: Path) -> int:
     """Post records one by one after their batch was rejected; returns how many rows were new.
 
-    A record that is rejected even when mended is appended to ``rejected.jsonl`` in ``directory`` and logged as an
-    error: its money is in no report until somebody has dealt with it. Raises
+    A record that is rejected even when mended is kept in ``directory`` (see :mod:`llmguard.ledger.rejected`). Raises
     :class:`llmguard.errors.LedgerUnavailable`.
     """
     rows = 0
@@ -131,8 +127,7 @@ def post_singly(engine: Engine, records: Iterable[SettleRecord], directory: Path
             try:
                 rows += _post_one(engine, mended(record))
             except rejections(engine) as error:
-                keep_rejected(directory, record)
-                _log.error("the ledger rejects the row of call %s: %s", record.entry.event_id, error)
+                keep(directory, record, error)
     return rows
 
 

@@ -18,10 +18,10 @@ from sqlalchemy.engine import Engine
 
 from llmguard.core.records import Kind, SettleRecord
 from llmguard.errors import LedgerUnavailable
-from llmguard.ledger import codec
 from llmguard.ledger.engine import rejections
 from llmguard.ledger.forks import Forgetter
 from llmguard.ledger.posting import SLICE, forget_spool, post, post_singly
+from llmguard.ledger.rejected import decoded
 from llmguard.ledger.segment import SegmentReader
 from llmguard.ledger.spool import Spool
 
@@ -55,8 +55,9 @@ class SpoolReader:
                 self.close()
                 continue
             self.seq = segment.seq
-            if payloads:
-                return [cast("SettleRecord", codec.decode(payload)) for _, payload in payloads]
+            records = [decoded(payload, self._spool.directory) for _, payload in payloads]
+            if records:
+                return cast("list[SettleRecord]", [record for record in records if record is not None])
         return []
 
     def _open(self) -> SegmentReader:
