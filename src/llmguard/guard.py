@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmguard.config import Config, Secrets, ensure_secrets, load, own_budget
 from llmguard.config.loading import Source
 from llmguard.core.buckets import Planner
-from llmguard.core.call import Call
 from llmguard.core.exchange import Stage
-from llmguard.core.ports import Dialect
+from llmguard.core.moves import Known
+from llmguard.errors import ConfigError, Problem
 from llmguard.forward.build import build_routing, build_upstreams
 from llmguard.forward.relay import Relay
 from llmguard.ledger import Ledger, Shipper, Spool
 from llmguard.pricing import Catalog
-from llmguard.providers import DIALECTS
 from llmguard.providers.base import mask_secrets
 from llmguard.runtime.aio import AsyncRuntime
 from llmguard.runtime.books import LedgerBooks
@@ -31,9 +31,13 @@ from llmguard.stages.meter import Meter
 from llmguard.stages.quota import Quota, QuotaPolicy
 from llmguard.stages.route import Route
 from llmguard.stages.tenancy import Tenancy
-from llmguard.stores import open_store
 from llmguard.stores.memory import MemoryStore
 from llmguard.tokens import Counter
+
+if TYPE_CHECKING:
+    from llmguard.stores.redis import AsyncRedisStore
+
+MEMORY = "memory://"
 
 
 class Guard:
@@ -47,7 +51,6 @@ class Guard:
         self.config = source if isinstance(source, Config) else load(source)
         self.catalog = Catalog(self.config.origins, self.config.overrides)
         self.routing = build_routing(self.config)
-        self.dialects: dict[str, Dialect] = DIALECTS
 
     def secrets(self) -> Secrets:
         """The guard's own secrets; those missing beside an SQLite ledger are made once."""
@@ -57,16 +60,31 @@ class Guard:
         """The SQL ledger, not yet connected."""
         return Ledger(self.config.ledger, pepper=self.secrets().pepper)
 
+    def books(self, ledger: Ledger) -> LedgerBooks:
+        """The ledger together with this configuration's budgets and spools."""
+        return LedgerBooks(ledger, Path(self.config.spool.path), self.config.budget_rules, own_budget)
+
+    async def check_store(self) -> int:
+        """The time of a store on the network, epoch milliseconds. Raises ConfigError for one that would lose spend, and
+        StoreUnavailable."""
+        store = _remote_store(self.config)
+        try:
+            await store.check()
+            (answer,) = await store.apply([Known(())])
+            return answer.now
+        finally:
+            await store.aclose()
+
     async def start(self) -> Service:
         """Build and start the service of this process and event loop."""
         config, ledger = self.config, self.ledger()
         spool = Spool(Path(config.spool.path), quota_bytes=config.spool.quota)
-        books = LedgerBooks(ledger, Path(config.spool.path), config.budget_rules)
+        books = self.books(ledger)
         link = _link(config)
         keyring = Keyring(ledger.keys)
         tally = Tally()
         owners = ObjectOwners(books.owner)
-        runtime = AsyncRuntime(link, spool.append, keyring, owners, tally, self._counter())
+        runtime = AsyncRuntime(link, spool.append, keyring, owners, tally, Counter())
         owner = f"{os.getpid()}-{uuid7()}"
         service = Service(owner, runtime, link, books, keyring, tally, spool, Shipper(spool, ledger.engine), ledger)
         await service.start()
@@ -87,16 +105,17 @@ class Guard:
         route = Route(self.routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
         return (Authn(), route, Tenancy(), Quota(planner, policy), Meter())
 
-    def _counter(self):
-        counter, dialects = Counter(), self.dialects
-
-        def count(call: Call, model: str) -> int:
-            dialect = dialects[call.dialect]
-            return counter.count(model, dialect.texts(call)) + dialect.overhead_tokens(call)
-
-        return count
-
 
 def _link(config: Config) -> Link:
-    store = open_store(config.store)
-    return MemoryLink(store) if isinstance(store, MemoryStore) else RemoteLink(store)
+    if config.store == MEMORY:
+        return MemoryLink(MemoryStore())
+    return RemoteLink(_remote_store(config))
+
+
+def _remote_store(config: Config) -> AsyncRedisStore:
+    try:
+        from llmguard.stores.redis import AsyncRedisStore  # noqa: PLC0415  an extra
+    except ImportError as error:
+        fix = "pip install 'llmguard-gateway[redis]', or use store: memory://"
+        raise ConfigError([Problem("store", f"{config.store} needs the redis extra", fix)]) from error
+    return AsyncRedisStore(config.store)

@@ -27,7 +27,7 @@ def claim(
     if provider not in guard.config.providers:
         raise typer.BadParameter(f"{provider!r} is not configured; there are: {', '.join(guard.config.providers)}")
     ledger = guard.ledger()
-    ledger.migrate()
+    ledger.make_ready()
     ledger.objects.add(kind, provider, object_id, Owner(org, team, now_ms(), None))
     owner = ledger.objects.owner(kind, provider, object_id)
     if owner != (org, team):

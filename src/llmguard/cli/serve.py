@@ -32,6 +32,7 @@ def serve(
     settings = guard.config.server
     host, port, workers = host or settings.host, port or settings.port, workers or settings.workers
     _check(guard, host, workers)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if guard.config.development:
         _welcome(guard, host, port)
@@ -60,8 +61,8 @@ def _loopback(host: str) -> bool:
 
 def _welcome(guard: Guard, host: str, port: int) -> None:
     ledger = guard.ledger()
-    ledger.migrate()
-    key = ledger.keys.create(team=DEVELOPMENT, env=DEVELOPMENT, feature=DEVELOPMENT).text
+    ledger.make_ready()
+    _, key = ledger.keys.create(DEVELOPMENT, DEVELOPMENT, DEVELOPMENT)
     ledger.close()
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     typer.echo(

@@ -98,7 +98,7 @@ class Planner:
         for budget in (*self._budgets, *((own,) if own else ())):
             scope = _match(budget.scope, known)
             if scope is not None:
-                _keep_stricter(buckets, _budget_bucket(budget, scope, now))
+                _keep_stricter(buckets, budget_bucket(budget, scope, now))
         rates: dict[str, RateBucket] = {}
         for limit in self._limits:
             scope = _match(limit.scope, known)
@@ -138,7 +138,9 @@ def scope_text(scope: Mapping[str, str]) -> str:
     return ",".join(f"{dimension}={quote(value, safe='-._~:/@')}" for dimension, value in scope.items())
 
 
-def _budget_bucket(rule: BudgetRule, scope: Mapping[str, str], now: int) -> Bucket:
+def budget_bucket(rule: BudgetRule, scope: Mapping[str, str], now: int) -> Bucket:
+    """The bucket of a rule for one value of each of its dimensions, in the window that contains ``now``."""
+    scope = {dimension: scope[dimension] for dimension in DIMENSIONS if dimension in scope}
     start, end = window_bounds(rule.window, rule.timezone, now)
     name = f"{rule.unit}|{rule.window}|{start}|{scope_text(scope)}"
     return Bucket(name, rule.unit, rule.limit, rule.ceiling, start, end, rule.name, rule.window, scope)

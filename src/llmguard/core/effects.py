@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmguard.core.call import Attribution, Call, ObjectRef
-from llmguard.core.moves import Release, Renew, Reserve, Settle, Extend
+from llmguard.core.moves import Extend, Release, Renew, Reserve, Settle
+from llmguard.core.ports import Dialect
 from llmguard.core.records import Record
 
 
@@ -37,6 +38,7 @@ class Count:
     """Count a call's prompt tokens exactly. Reply: int. ``inline`` forbids waiting for another thread."""
 
     call: Call
+    dialect: Dialect
     model: str
     inline: bool = False
 

@@ -14,6 +14,7 @@ from llmguard.core.edge import EdgeLimits, Violation, check_head, credential
 from llmguard.core.ports import Dialect
 from llmguard.errors import BadCall
 from llmguard.forward.relay import Relay, Reply, refused
+from llmguard.providers import registry
 from llmguard.providers.routes import Op, Route, RouteTable, spoken_family
 from llmguard.proxy.callers import Caller, Callers, Receive
 from llmguard.proxy.models import ModelList
@@ -33,33 +34,30 @@ CALL_SECONDS = 3_600.0
 """How long one call may take from its body to its last byte."""
 
 
+_FALLBACK = registry.dialect("openai_chat", "openai")
+"""Renders errors where no route is known."""
+
+
 class HungUp(Exception):
     """The caller went away before its request was whole."""
 
 
 class Gateway:
-    """Serves LLM routes through a relay, and `/livez`, `/readyz`, `/metrics` through ``local``.
-
-    ``dialects`` maps the names in the route table to dialects; ``fallback`` renders errors where no route is known.
-    """
+    """Serves LLM routes through a relay, and `/livez`, `/readyz`, `/metrics` through ``local``."""
 
     def __init__(
         self,
         relay: Relay,
         routes: RouteTable,
-        dialects: dict[str, Dialect],
         local: Local,
         limits: EdgeLimits,
-        fallback: Dialect,
         models: ModelList,
     ) -> None:
         self._relay = relay
         self._models = models
         self._routes = routes
-        self._dialects = dialects
         self._local = local
         self._limits = limits
-        self._fallback = fallback
         self.callers = Callers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,14 +82,14 @@ class Gateway:
         method, raw_path = scope["method"], _raw_path(scope)
         head = check_head(method, raw_path, scope["query_string"], scope["headers"], self._limits)
         if isinstance(head, Violation):
-            return self._bad(self._fallback, event_id, head.status, head.code, head.message)
+            return self._bad(_FALLBACK, event_id, head.status, head.code, head.message)
         path = raw_path.decode("ascii")
         if method == "GET" and (local := self._local(path)) is not None:
             return local
         route = self._routes.match(method, path, spoken_family(head))
         if route is None:
-            return self._bad(self._fallback, event_id, 404, "unknown_route", f"{method} {path} is not served here")
-        dialect = self._dialects[route.dialect]
+            return self._bad(_FALLBACK, event_id, 404, "unknown_route", f"{method} {path} is not served here")
+        dialect = registry.dialect(route.dialect, route.family)
         request = Request(method, route.path, scope["query_string"].decode("ascii"), head)
         try:
             request.body = await _read_body(receive, self._limits.body)

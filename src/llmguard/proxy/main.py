@@ -11,6 +11,7 @@ from llmguard.guard import Guard
 from llmguard.proxy.app import Gateway, Scope, Send
 from llmguard.proxy.build import build_gateway
 from llmguard.proxy.callers import Receive
+from llmguard.runtime.samples import samples
 from llmguard.runtime.service import Service
 from llmguard.sinks import prometheus
 
@@ -38,6 +39,9 @@ class Application:
             gateway = self._gateway or await self._start()
             await gateway(scope, receive, send)
 
+    async def started(self) -> None:
+        """Called once the service runs; for those who serve this application."""
+
     async def _start(self) -> Gateway:
         if self._starting is None:
             self._starting = asyncio.Lock()
@@ -54,6 +58,7 @@ class Application:
         except LLMGuardError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        await self.started()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.draining = True
@@ -72,5 +77,5 @@ class Application:
             body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
             return Reply(503 if reasons else 200, _JSON, body)
         if path == "/metrics":
-            return Reply(200, [(b"content-type", prometheus.CONTENT_TYPE)], prometheus.render(service))
+            return Reply(200, [(b"content-type", prometheus.CONTENT_TYPE)], prometheus.render(samples(service)))
         return None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -15,26 +18,32 @@ WORKER_CONFIG = "LLMGUARD_CONFIG"
 """By this environment variable a worker process learns its configuration file."""
 
 
-class _Server(uvicorn.Server):
+class _Announced(Application):
     """Says "not ready" the moment a signal arrives, before connections are drained."""
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Turn readiness off, then shut down as uvicorn does."""
-        app = self.config.loaded_app
-        if isinstance(app, Application):
-            app.draining = True
-        super().handle_exit(sig, frame)
+    async def started(self) -> None:
+        """Put a note in front of the server's own signal handlers."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._announcing(signal.getsignal(number)))
+
+    def _announcing(self, then: Any) -> Callable[[int, FrameType | None], None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.draining = True
+            if callable(then):
+                then(number, frame)
+
+        return handle
 
 
 def create_worker() -> Application:
     """The application of one of several workers, configured from the environment."""
-    return Application(Guard())
+    return _Announced(Guard())
 
 
 def run(guard: Guard, *, host: str, port: int, workers: int) -> None:
     """Serve until SIGTERM or SIGINT; running calls get the configured time to end, then everything is on record."""
     config = uvicorn.Config(
-        Application(guard) if workers == 1 else "llmguard.proxy.server:create_worker",
+        _Announced(guard) if workers == 1 else "llmguard.proxy.server:create_worker",
         factory=workers > 1,
         host=host,
         port=port,
@@ -52,12 +61,12 @@ def run(guard: Guard, *, host: str, port: int, workers: int) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=-(-guard.config.server.drain // 1000),
     )
-    server = _Server(config)
     if workers == 1:
-        server.run()
-        return
-    sock = config.bind_socket()
-    Multiprocess(config, target=server.run, sockets=[sock]).run()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # uvicorn raises them again when all is done: the exit status is 0
+        uvicorn.Server(config).run()
+    else:
+        Multiprocess(config, sockets=[config.bind_socket()]).run()
 
 
 def share_config(path: str | None) -> None:

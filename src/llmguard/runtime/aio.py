@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-from llmguard.core.call import Call
 from llmguard.core.effects import Ask, Count, Effect, Emit, Owners, Spool, Steps, Tell, Verify
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.flow import adrive, drive
 from llmguard.core.moves import Answer, Move
+from llmguard.core.ports import TokenCounter
 from llmguard.core.records import Record, SettleRecord
 from llmguard.runtime.ids import now_ms, uuid7
 from llmguard.runtime.keyring import Keyring
@@ -37,7 +37,7 @@ class StoreLink(Protocol):
 
 
 class AsyncRuntime:
-    """Performs effects. ``count`` counts a call's prompt exactly: slow for long prompts, so those go to a thread."""
+    """Performs effects. Counting a long prompt exactly is slow, so that is done in another thread."""
 
     def __init__(
         self,
@@ -46,9 +46,9 @@ class AsyncRuntime:
         keyring: Keyring,
         owners: ObjectOwners,
         tally: Tally,
-        count: Callable[[Call, str], int],
+        counter: TokenCounter,
     ) -> None:
-        self._count_exactly = count
+        self._counter = counter
         self._write = write
         self._owners = owners
         self.live: dict[str, Exchange] = {}
@@ -99,7 +99,11 @@ class AsyncRuntime:
     def _count(self, effect: Count) -> int | Awaitable[int]:
         call = effect.call
         if call.prompt_bytes <= _INLINE_BYTES:
-            return self._count_exactly(call, effect.model)
+            return self._count_exactly(effect)
         if effect.inline:
             return -(-call.prompt_bytes // _BYTES_PER_TOKEN)
-        return asyncio.to_thread(self._count_exactly, call, effect.model)
+        return asyncio.to_thread(self._count_exactly, effect)
+
+    def _count_exactly(self, effect: Count) -> int:
+        call, dialect = effect.call, effect.dialect
+        return self._counter.count(effect.model, dialect.texts(call)) + dialect.overhead_tokens(call)

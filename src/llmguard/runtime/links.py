@@ -31,6 +31,10 @@ class Link(Protocol):
         """Make owed moves again."""
         ...
 
+    async def cold(self) -> bool:
+        """Whether the store must be loaded before it can decide. Raises StoreUnavailable."""
+        ...
+
     async def load(self, read: Callable[[], Truth]) -> bool:
         """Fill a cold store from the ledger (``read`` waits, so it runs in a thread)."""
         ...
@@ -63,6 +67,10 @@ class MemoryLink:
     def repay(self) -> None:
         """Nothing is ever owed."""
 
+    async def cold(self) -> bool:
+        """Whether the store was not loaded yet."""
+        return not self._store.book.epoch
+
     async def load(self, read: Callable[[], Truth]) -> bool:
         """Fill the store from the ledger."""
         return await asyncio.to_thread(self._store.load, read)
@@ -80,6 +88,10 @@ class RemoteStore(Protocol):
 
     async def apply(self, moves: Sequence[Move]) -> list[Answer]:
         """Apply a batch. Raises StoreUnavailable."""
+        ...
+
+    async def needs_load(self) -> bool:
+        """Whether the store is cold."""
         ...
 
     async def load(self, read: Callable[[], Truth]) -> bool:
@@ -101,6 +113,7 @@ class RemoteLink(Batcher):
     def __init__(self, store: RemoteStore) -> None:
         super().__init__(store.apply)
         self._store = store
+        self.cold = store.needs_load
         self.load = store.load
         self.unknown = store.unknown
 

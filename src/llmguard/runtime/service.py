@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from llmguard.core.exchange import Ending, Exchange
-from llmguard.core.moves import Again, Assert, Done, Release, Renew, Settle, Truth
+from llmguard.core.moves import Again, Assert, Done, Renew
 from llmguard.errors import GuardUnavailable, LLMGuardError
 from llmguard.ledger import Ledger, Shipper, Spool
 from llmguard.runtime.aio import AsyncRuntime
+from llmguard.runtime.books import LedgerBooks
 from llmguard.runtime.keyring import Keyring
 from llmguard.runtime.links import Link
 from llmguard.runtime.tally import Tally
@@ -26,30 +26,6 @@ _COUNTS = 10.0
 _ADOPT = 30.0
 _RECONCILE = 60.0
 _RETRY = 1.0
-
-
-class Books(Protocol):
-    """What the service needs of the ledger beside keys: see :class:`llmguard.runtime.books.LedgerBooks`."""
-
-    def prepare(self) -> None:
-        """Check the schema and take over what dead processes left. Raises LedgerUnavailable."""
-        ...
-
-    def truth(self) -> Truth:
-        """Sums of the current windows and the rids counted in them."""
-        ...
-
-    def recent(self) -> list[Settle]:
-        """Calls settled lately, for the comparison with the store."""
-        ...
-
-    def adopt(self) -> list[Settle | Release]:
-        """Take over the spools of processes that died; what the store must hear about their calls."""
-        ...
-
-    def count_refusals(self, refusals: object) -> None:
-        """Write refusal counts."""
-        ...
 
 
 @dataclass(slots=True)
@@ -68,7 +44,7 @@ class Service:
         owner: str,
         runtime: AsyncRuntime,
         link: Link,
-        books: Books,
+        books: LedgerBooks,
         keyring: Keyring,
         tally: Tally,
         spool: Spool,
@@ -82,10 +58,12 @@ class Service:
         self.shipper = shipper
         self.link = link
         self.health = Health()
+        self.drift = 0
         self._books = books
         self._keyring = keyring
         self._ledger = ledger
         self._tasks: list[asyncio.Task[None]] = []
+        self._troubles: dict[str, str] = {}
         self.closers: list[Callable[[], Awaitable[None]]] = []
 
     def not_ready(self) -> list[str]:
@@ -130,7 +108,7 @@ class Service:
             log.warning(
                 "the ledger did not take all records; they stay in %s and will be adopted", self.spool.directory
             )
-        self.spool.close()
+        self.spool.close(self.shipper.shipped)
         self._ledger.close()
 
     # ------------------------------------------------------------------ background work
@@ -141,10 +119,15 @@ class Service:
             await self._quietly(work)
 
     async def _quietly(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do some work; what goes wrong is said once, and again when it has changed."""
+        name, trouble = work.__name__, ""
         try:
             await work()
         except LLMGuardError as error:
-            log.warning("%s: %s", getattr(work, "__name__", "work"), error)
+            trouble = str(error)
+        if trouble != self._troubles.get(name, ""):
+            log.warning("%s: %s", name.lstrip("_").replace("_", " "), trouble or "well again")
+        self._troubles[name] = trouble
 
     async def _get_ready(self) -> None:
         """Reach the ledger, then the store; load the store where it has forgotten."""
@@ -157,11 +140,11 @@ class Service:
                 return
             self.health.ledger = None
         try:
-            await self.link.load(self._books.truth)
+            if await self.link.cold():
+                await self.link.load(self._books.truth)
+            self.health.store = "being loaded from the ledger" if await self.link.cold() else None
         except GuardUnavailable as error:
             self.health.store = str(error)
-        else:
-            self.health.store = None
 
     async def _renew(self) -> None:
         """Push the leases of running calls; enter those again that a store without memory has lost."""
@@ -176,7 +159,8 @@ class Service:
                 self.link.tell(_assertion(x, self.owner))
 
     async def _refresh_keys(self) -> None:
-        await asyncio.to_thread(self._keyring.refresh)
+        if self.health.ledger is None:
+            await asyncio.to_thread(self._keyring.refresh)
 
     async def _write_counts(self) -> None:
         counts = self.tally.take()

@@ -9,8 +9,8 @@ from llmguard.runtime.ids import now_ms
 
 _MINUTE = 60_000
 
-Refusal = tuple[int, str, str, str, str, str, str]
-"""Minute (epoch ms), org, team, env, feature, key id, code."""
+Refusal = tuple[int, str, str, str, str, str]
+"""Minute (epoch ms), org, team, env, feature, code."""
 
 
 class Tally:
@@ -26,7 +26,7 @@ class Tally:
         if emit.event != "closed":
             who = emit.attribution
             minute = now_ms() // _MINUTE * _MINUTE
-            self._refusals[minute, who.org, who.team, who.env, who.feature, who.key_id or "", emit.code] += 1
+            self._refusals[minute, who.org, who.team, who.env, who.feature, emit.code] += 1
 
     def take(self) -> Counter[Refusal]:
         """The refusals counted since the last call; they are the caller's to write down now."""

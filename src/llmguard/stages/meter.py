@@ -72,7 +72,7 @@ def _estimated(x: Exchange, ending: Ending) -> Steps[Usage]:
         return Usage()
     prompt = guess.input_tokens
     if not guess.exact and (reader is None or reader.usage is None):
-        prompt = (yield Count(call, x.target.model, inline=True)) + call.extra_input_tokens
+        prompt = (yield Count(call, x.dialect, x.target.model, inline=True)) + call.extra_input_tokens
     seen = reader.generated if reader is not None else 0
     if ending is not Ending.DONE and (reader is None or not call.stream or call.hidden_output):
         seen = max(seen, guess.expected * guess.choices)

@@ -58,7 +58,7 @@ class Quota:
         prompt: int | None = 0 if x.call.prompt_bytes == 0 else None
         guess = estimate(x.call, x.quote, prompt)
         if not guess.exact and not self._roomy(plan, guess, x.now):
-            prompt = yield Count(x.call, x.target.model)
+            prompt = yield Count(x.call, x.dialect, x.target.model)
             guess = estimate(x.call, x.quote, prompt)
         self._take(x, plan, guess)
         try:
@@ -110,7 +110,7 @@ class Quota:
                 return None
             if isinstance(answer, Denied):
                 if not guess.exact and answer.why in refusals.FOR_MONEY:
-                    prompt = yield Count(x.call, x.target.model)
+                    prompt = yield Count(x.call, x.dialect, x.target.model)
                     self._take(x, plan, estimate(x.call, x.quote, prompt))
                     continue
                 return self._denied(x, plan, answer)

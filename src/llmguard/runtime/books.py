@@ -1,0 +1,120 @@
+"""What the quota store must hear from the ledger, put into the store's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from llmguard.core.buckets import Bucket, budget_bucket
+from llmguard.core.call import ObjectRef
+from llmguard.core.leases import HORIZON_MS
+from llmguard.core.moves import Charge, Counted, Release, Settle, Truth
+from llmguard.core.records import BucketCharge, SettleRecord
+from llmguard.core.rules import ANY, BudgetRule
+from llmguard.core.windows import window_bounds
+from llmguard.ledger import Ledger, Snapshot
+from llmguard.ledger.refusals import Refusal
+from llmguard.runtime.ids import now_ms
+
+_LOOK_BACK_MS = 25 * 60_000
+
+
+class LedgerBooks:
+    """The ledger as the service uses it. Every method waits for the database and raises LedgerUnavailable.
+
+    ``own_budget`` reads the budget that a key carries.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        spools: Path,
+        budgets: Sequence[BudgetRule],
+        own_budget: Callable[[str, str], BudgetRule],
+    ) -> None:
+        self._ledger = ledger
+        self._spools = spools
+        self._budgets = budgets
+        self._own_budget = own_budget
+
+    def prepare(self) -> None:
+        """Make the schema ready, and ship what dead processes left behind before sums are read."""
+        self._ledger.make_ready()
+        self._ledger.adopt(self._spools, on_settled=_ignore, on_released=_ignore)
+
+    def adopt(self) -> list[Settle | Release]:
+        """Ship the spools of dead processes; what became of their calls, for the store."""
+        moves: list[Settle | Release] = []
+
+        def settled(records: Sequence[SettleRecord]) -> None:
+            moves.extend(_settle(record) for record in records)
+
+        def released(rids: Sequence[str]) -> None:
+            moves.extend(Release(rid) for rid in rids)
+
+        self._ledger.adopt(self._spools, on_settled=settled, on_released=released)
+        return moves
+
+    def truth(self) -> Truth:
+        """Sums of all current windows, and the calls counted in them that the store might be told of again."""
+        now = now_ms()
+        with self._ledger.snapshot() as view:
+            buckets = [pair for rule in self._rules() for pair in _sums(view, rule, now)]
+            sums = {bucket.name: Charge(bucket.name, amount, bucket.end) for bucket, amount in buckets}
+            counted = [
+                Counted(call.rid, call.rev, _charges(call.charges)) for call in view.settled_since(now - HORIZON_MS)
+            ]
+        return Truth(list(sums.values()), counted)
+
+    def standing(self) -> list[tuple[Bucket, int]]:
+        """Every bucket of every budget in its current window, and what it has been charged."""
+        now = now_ms()
+        with self._ledger.snapshot() as view:
+            return [pair for rule in self._rules() for pair in _sums(view, rule, now)]
+
+    def _rules(self) -> list[BudgetRule]:
+        """The configured budgets and those that keys carry."""
+        keys = self._ledger.keys.list()
+        return [*self._budgets, *(self._own_budget(k.id, k.budget) for k in keys if k.budget and not k.revoked_at)]
+
+    def recent(self) -> list[Settle]:
+        """Calls of the last 25 minutes, as they would be settled."""
+        with self._ledger.snapshot() as view:
+            return [
+                Settle(call.rid, call.rev, call.at, _charges(call.charges))
+                for call in view.settled_since(now_ms() - _LOOK_BACK_MS)
+            ]
+
+    def owner(self, provider: str, ref: ObjectRef) -> str | None:
+        """``org/team`` of an object at a provider."""
+        owner = self._ledger.objects.owner(ref.kind, provider, ref.id)
+        return None if owner is None else "/".join(owner)
+
+    def count_refusals(self, counted: Mapping[Refusal, int]) -> None:
+        """Write refusal counts."""
+        self._ledger.count_refusals(counted)
+
+
+def _sums(view: Snapshot, rule: BudgetRule, now: int) -> Iterator[tuple[Bucket, int]]:
+    """What each bucket of a rule has been charged in its current window; a bucket without `*` also when nothing was."""
+    start, end = window_bounds(rule.window, rule.timezone, now)
+    fixed = {name: value for name, value in rule.scope.items() if value != ANY}
+    free = [name for name, value in rule.scope.items() if value == ANY]
+    sums = view.sums(rule.unit, start, end, where=fixed, by=free)
+    if not free:
+        sums.setdefault((), 0)
+    for values, amount in sums.items():
+        yield budget_bucket(rule, fixed | dict(zip(free, values, strict=True)), now), amount
+
+
+def _settle(record: SettleRecord) -> Settle:
+    entry = record.entry
+    return Settle(entry.event_id, entry.rev, entry.created_at + entry.latency_ms, _charges(record.buckets))
+
+
+def _charges(buckets: Iterable[BucketCharge]) -> tuple[Charge, ...]:
+    return tuple(Charge(b.name, b.amount, b.window_end, b.unit == "calls") for b in buckets)
+
+
+def _ignore(_: object) -> None:
+    """The store is loaded from the sums that are read next."""

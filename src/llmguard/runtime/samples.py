@@ -1,0 +1,36 @@
+"""A service's numbers for the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmguard.runtime.service import Service
+from llmguard.sinks.prometheus import Sample
+
+_NO_LABELS: tuple[tuple[str, str], ...] = ()
+
+
+def samples(service: Service) -> Iterator[Sample]:
+    """What `/metrics` shows of this process."""
+    events: dict[str, dict[tuple[tuple[str, str], ...], float]] = {"closed": {}, "refused": {}, "cut": {}}
+    for (event, code), number in service.tally.events.items():
+        label = "ending" if event == "closed" else "code"
+        events[event][((label, code),)] = number
+    yield Sample("llmguard_calls", "Calls sent to a provider, by how they ended.", "counter", events["closed"])
+    yield Sample("llmguard_refusals", "Calls refused, by code.", "counter", events["refused"])
+    yield Sample("llmguard_cuts", "Streams cut in their middle, by code.", "counter", events["cut"])
+    gauges = {
+        "llmguard_live_calls": ("Calls running now.", len(service.runtime.live)),
+        "llmguard_store_moves_owed": (
+            "Settles and releases the quota store has not taken.",
+            service.link.owed,
+        ),
+        "llmguard_store_drift": ("Calls that the last reconciliation had to settle again.", service.drift),
+        "llmguard_spool_records_unshipped": (
+            "Spool records not yet in the ledger.",
+            max(service.spool.seq - service.shipper.shipped, 0),
+        ),
+        "llmguard_ready": ("Whether calls can be taken.", int(not service.not_ready())),
+    }
+    for name, (text, value) in gauges.items():
+        yield Sample(name, text, "gauge", {_NO_LABELS: value})
