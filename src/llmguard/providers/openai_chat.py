@@ -17,7 +17,6 @@ from llmguard.providers.base import (
     decode,
     encode,
     member,
-    need_str,
     splice,
     take_bool,
     take_int,
@@ -34,10 +33,27 @@ from llmguard.providers.openai_common import (
     end_user,
     hides_output,
     is_reasoning_model,
+    model_name,
     refusal,
 )
 from llmguard.providers.openai_content import Content, part_texts
 
+_UNCOMMON = frozenset(
+    (
+        "best_of",
+        "include_reasoning",
+        "modalities",
+        "models",
+        "n",
+        "plugins",
+        "preset",
+        "reasoning",
+        "reasoning_format",
+        "search_parameters",
+        "tools",
+        "web_search_options",
+    )
+)
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _UNLIMITED = -1  # llama.cpp and LM Studio
 _LOCAL_TOOLS = (None, "function", "custom")
@@ -60,41 +76,42 @@ class OpenAIChat:
         """Understand a request. Raises :class:`BadCall` where a field that counts has the wrong form."""
         body = request.body
         doc = decode(body)
-        name = model or need_str(doc, "model")
-        _refuse_rerouting(doc)
-        stream = take_bool(doc, "stream") or False
-        options = take_object(doc, "stream_options") or {}
-        usage_chunk = take_bool(options, "include_usage", param="stream_options.include_usage")
+        name = model_name(doc, model)
         content = Content(name)
-        if endpoint.endswith("/chat/completions"):
-            prompts = 1
-            _look_at_messages(doc, content)
+        _look_at_messages(doc, content)
+        choices = 1 if endpoint.endswith("/chat/completions") else _count_prompts(doc)
+        hidden = hides_output(name, doc.get("reasoning_effort"))
+        if not _UNCOMMON.isdisjoint(doc):
+            _refuse_rerouting(doc)
             _look_at_tools(doc, content)
-        else:
-            prompts = _count_prompts(doc)
+            choices *= _answers(doc)
+            hidden = hidden or _hides_reasoning(doc)
+        stream = take_bool(doc, "stream") or False
+        options = take_object(doc, "stream_options")
+        usage_chunk = options and take_bool(options, "include_usage", param="stream_options.include_usage")
         return Call(
-            dialect=self.name,
-            family=FAMILY,
-            endpoint=endpoint,
-            method=request.method,
-            path=request.path,
-            query=request.query,
-            headers=request.headers,
-            body=body,
-            model=name,
-            doc=doc,
-            stream=stream,
-            max_tokens=_max_tokens(doc),
-            choices=prompts * _choices(doc),
+            self.name,
+            FAMILY,
+            endpoint,
+            request.method,
+            request.path,
+            request.query,
+            request.headers,
+            body,
+            name,
+            doc,
+            stream,
+            _max_tokens(doc),
+            choices,
             wants_usage_chunk=not stream or bool(usage_chunk),
             end_user=end_user(doc),
             prompt_bytes=len(body) - content.inline,
             extra_input_tokens=content.tokens,
             server_context=content.unseen,
             writes_cache=True,
-            audio=content.audio or "audio" in (take_list(doc, "modalities") or ()),
-            hidden_output=hides_output(name, _effort(doc)),
-            reads=tuple(content.reads),
+            audio=content.audio,
+            hidden_output=hidden,
+            reads=content.reads,
             creates="chat_completion" if take_bool(doc, "store") else None,
         )
 
@@ -177,24 +194,27 @@ def _earlier_audio(message: dict[str, Any], content: Content) -> None:
 
 
 def _look_at_tools(doc: dict[str, Any], content: Content) -> None:
-    """Tools that run at the provider feed what they find back into the prompt."""
+    """Tools that run at the provider feed what they find back into the prompt; speech has its own price."""
     for tool in take_list(doc, "tools") or ():
         if type(tool) is not dict:
             raise wrong("tools", tool, "an array of tool objects")
         if tool.get("type") not in _LOCAL_TOOLS:
             content.unseen = True
-    for name in _SERVER_TOOLS:
-        if doc.get(name):
-            content.unseen = True
+    if any(map(doc.get, _SERVER_TOOLS)):
+        content.unseen = True
+    if "audio" in (take_list(doc, "modalities") or ()):
+        content.audio = True
 
 
-def _effort(doc: dict[str, Any]) -> Any:
-    """The reasoning that the caller asks for, under OpenAI's name or OpenRouter's."""
+def _hides_reasoning(doc: dict[str, Any]) -> bool:
+    """Reasoning that the caller asks for but not to see: in OpenRouter's words, and in Groq's."""
     reasoning = doc.get("reasoning")
-    return doc.get("reasoning_effort") or (reasoning.get("effort") if type(reasoning) is dict else None)
+    if type(reasoning) is dict and (reasoning.get("exclude") or reasoning.get("effort") not in (None, "none")):
+        return True
+    return doc.get("reasoning_format") == "hidden" or doc.get("include_reasoning") is False
 
 
-def _choices(doc: dict[str, Any]) -> int:
+def _answers(doc: dict[str, Any]) -> int:
     """Answers generated for one prompt; of ``best_of`` only ``n`` are returned, but all are billed."""
     choices = take_int(doc, "n", minimum=1, maximum=MAX_CHOICES) or 1
     return max(choices, take_int(doc, "best_of", minimum=0, maximum=MAX_CHOICES) or 1)
@@ -211,10 +231,12 @@ def _count_prompts(doc: dict[str, Any]) -> int:
 
 
 def _max_tokens(doc: dict[str, Any]) -> int | None:
-    """The larger one of two limits, since providers differ about which of them counts."""
-    limits = [take_int(doc, name, minimum=_UNLIMITED, maximum=MAX_OUTPUT) for name in _LIMITS]
-    named = [limit for limit in limits if limit is not None]
-    return max(named) if named and _UNLIMITED not in named else None
+    """The larger one where both limits are named, since providers differ about which of them counts."""
+    newer = take_int(doc, "max_completion_tokens", minimum=_UNLIMITED, maximum=MAX_OUTPUT)
+    older = take_int(doc, "max_tokens", minimum=_UNLIMITED, maximum=MAX_OUTPUT)
+    if newer == _UNLIMITED or older == _UNLIMITED:
+        return None
+    return older if newer is None else newer if older is None else max(newer, older)
 
 
 def _limit_name(call: Call, model: str) -> str:

@@ -12,13 +12,14 @@ from llmguard.core.call import Call, ObjectRef
 from llmguard.core.decision import Refuse
 from llmguard.providers.base import encode, llmguard_object
 from llmguard.providers.openai_common import chat_usage, error_member
-from llmguard.providers.stream import Fate, SSEReader
+from llmguard.providers.stream import DROP, HOLD, PASS, Fate, SSEReader
 
 _DONE = b"[DONE]"
+_BRACKET = _DONE[0]
 _PCM_BASE64_PER_TOKEN = 3_200
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """The generated part of a choice. Values are checked where they are read, since providers vary them."""
 
     content: Any = None
@@ -30,7 +31,7 @@ class Delta(msgspec.Struct):
     audio: Any = None
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     """One answer, or the next piece of one."""
 
     delta: Delta | None = None
@@ -40,7 +41,7 @@ class Choice(msgspec.Struct):
     finish_reason: Any = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """One event of a stream after the first."""
 
     choices: list[Choice] | None = None
@@ -49,7 +50,7 @@ class Chunk(msgspec.Struct):
     error: Any = None
 
 
-class Opening(Chunk):
+class Opening(Chunk, gc=False):
     """A whole reply, or the first event of a stream that names itself (Azure begins with one that does not)."""
 
     id: Any = None
@@ -78,9 +79,9 @@ class ChatReader(SSEReader):
         self._ended: set[Any] = set()
 
     def _event(self, data: bytes) -> Fate:
-        if data.startswith(_DONE):
-            self.finished = True
-            return Fate.HOLD
+        if data[0] == _BRACKET:
+            self.finished = data.startswith(_DONE)
+            return HOLD if self.finished else PASS
         if not self._opening.id:
             chunk: Chunk = self._open(data)
         else:
@@ -88,22 +89,22 @@ class ChatReader(SSEReader):
                 chunk = _decode_chunk(data)
             except (msgspec.DecodeError, RecursionError):
                 chunk = _loose(data)
-        choices = chunk.choices
-        if choices:
-            for choice in choices:
-                self._choice(choice, choice.delta)
-        usage = chunk.usage
-        if usage is not None or chunk.x_groq is not None:
-            self._take_usage(chunk)
+        for choice in chunk.choices or ():
+            self._choice(choice, choice.delta)
+        if chunk.usage is None and chunk.error is None and chunk.x_groq is None:
+            return PASS
+        self._take_usage(chunk)
         if chunk.error:
             self.failed = True
-            return Fate.HOLD
-        return Fate.DROP if self._asked and choices == [] and type(usage) is dict else Fate.PASS
+            return HOLD
+        return DROP if self._asked and chunk.choices == [] and type(chunk.usage) is dict else PASS
 
     def _reply(self, body: bytes) -> None:
         reply = self._open(body)
         for choice in reply.choices or ():
             self._choice(choice, choice.message)
+            if choice.message is not None and choice.message.content:
+                self._besides(choice.message)
         self._take_usage(reply)
 
     def _open(self, data: bytes) -> Opening:
@@ -122,15 +123,14 @@ class ChatReader(SSEReader):
         if choice.finish_reason is not None:
             self.finish_reason = str(choice.finish_reason)
             self._ended.add(choice.index if type(choice.index) is int else 0)
-        if piece is None:
-            if type(choice.text) is str and choice.text:
-                self._text(choice.text)
-            return
-        if type(piece.content) is str:
-            if piece.content:
-                self._text(piece.content)
-        elif piece.content is not None:
-            self._text(_joined(piece.content))
+        content = choice.text if piece is None else piece.content
+        if content:
+            self._text(content if type(content) is str else _joined(content))
+        elif piece is not None:
+            self._besides(piece)
+
+    def _besides(self, piece: Delta) -> None:
+        """Count what is generated beside content: thoughts, tool calls, speech."""
         thought = piece.reasoning_content or piece.reasoning or piece.refusal
         if thought:
             self._text(_joined(thought))

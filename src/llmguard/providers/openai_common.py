@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from llmguard.core.decision import Refuse
 from llmguard.core.usage import Usage
-from llmguard.providers.base import encode, llmguard_object, take_str
+from llmguard.errors import BadCall
+from llmguard.providers.base import encode, llmguard_object, need_str, take_str
 
 FAMILY = "openai"
 
 MAX_OUTPUT = 2**31 - 1
 MAX_CHOICES = 1024
+MAX_MODEL_NAME = 256
 
 _TYPES = {
     "budget_exceeded": "insufficient_quota",
@@ -27,6 +30,15 @@ _OPENAI_REASONS = re.compile(r"(?:^|[/.:@])(?:o[1-9]|gpt-[5-9])(?![a-z])")
 _OTHERS_REASON = re.compile(r"(?:^|[/.:@~])(?:grok-[4-9]|gemini-(?:2\.5|[3-9]|flash|pro))")
 
 
+def model_name(doc: Mapping[str, Any], in_path: str | None) -> str:
+    """The model that a call names: in its path (Azure), else in its body."""
+    name = in_path or need_str(doc, "model")
+    if len(name) > MAX_MODEL_NAME:
+        raise BadCall(f"'model' must have at most {MAX_MODEL_NAME} characters.", code="invalid_value", param="model")
+    return name
+
+
+@lru_cache
 def is_reasoning_model(model: str) -> bool:
     """Whether a name is one of OpenAI's reasoning models (o1 … o4, gpt-5 and later), by whatever door."""
     return _OPENAI_REASONS.search(model) is not None
@@ -39,7 +51,12 @@ def hides_output(model: str, effort: object) -> bool:
     """
     if effort == "none":
         return False
-    return effort is not None or is_reasoning_model(model) or _OTHERS_REASON.search(model) is not None
+    return effort is not None or _reasons_unseen(model)
+
+
+@lru_cache
+def _reasons_unseen(model: str) -> bool:
+    return is_reasoning_model(model) or _OTHERS_REASON.search(model) is not None
 
 
 def error_object(refuse: Refuse, request_id: str) -> dict[str, Any]:
@@ -66,8 +83,8 @@ def error_member(refuse: Refuse, request_id: str) -> bytes:
 
 def end_user(doc: Mapping[str, Any]) -> str | None:
     """Whom the caller acts for: ``safety_identifier``, or its predecessor ``user``."""
-    user = take_str(doc, "user")
-    return take_str(doc, "safety_identifier") or user or None
+    older = take_str(doc, "user")
+    return take_str(doc, "safety_identifier") or older or None
 
 
 def _first(usage: Mapping[str, Any], *paths: tuple[str, str] | str) -> int | None:

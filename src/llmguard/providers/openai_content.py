@@ -38,15 +38,14 @@ class Content:
     any, ``reads`` the objects named; ``unseen`` says that something adds input whose size nobody here can know.
     """
 
-    __slots__ = ("_mini", "audio", "inline", "reads", "tokens", "unseen")
+    audio = False
+    inline = 0
+    reads: tuple[ObjectRef, ...] = ()
+    tokens = 0
+    unseen = False
 
     def __init__(self, model: str) -> None:
         self._mini = "gpt-4o-mini" in model
-        self.audio = False
-        self.inline = 0
-        self.tokens = 0
-        self.reads: list[ObjectRef] = []
-        self.unseen = False
 
     def parts(self, parts: Iterable[Any], where: str) -> None:
         """Take the parts of one message or tool result. ``where`` names their field in errors."""
@@ -110,7 +109,7 @@ class Content:
     def named(self, kind: str, name: str | None) -> None:
         """Note an object at the provider that the body names."""
         if name:
-            self.reads.append(ObjectRef(kind, name))
+            self.reads += (ObjectRef(kind, name),)
 
 
 def part_texts(content: Any) -> list[str]:

@@ -10,9 +10,9 @@ import msgspec
 from llmguard.core.call import Call, Edits, Request
 from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
-from llmguard.providers.base import decode, encode, need_str, splice, wrong
-from llmguard.providers.openai_common import FAMILY, chat_usage, end_user, error_member, refusal
-from llmguard.providers.stream import Fate, SSEReader
+from llmguard.providers.base import decode, encode, splice, wrong
+from llmguard.providers.openai_common import FAMILY, chat_usage, end_user, error_member, model_name, refusal
+from llmguard.providers.stream import PASS, Fate, SSEReader
 
 
 class OpenAIEmbeddings:
@@ -35,7 +35,7 @@ class OpenAIEmbeddings:
             request.query,
             request.headers,
             body,
-            model or need_str(doc, "model"),
+            model_name(doc, model),
             doc,
             generates=False,
             end_user=end_user(doc),
@@ -93,7 +93,7 @@ class EmbeddingsReader(SSEReader):
             self.usage = chat_usage(reply.usage)
 
     def _event(self, data: bytes) -> Fate:
-        return Fate.PASS
+        return PASS
 
     def _error(self, refuse: Refuse, request_id: str) -> bytes:
         return error_member(refuse, request_id)

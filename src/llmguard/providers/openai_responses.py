@@ -13,7 +13,6 @@ from llmguard.providers import objects
 from llmguard.providers.base import (
     decode,
     encode,
-    need_str,
     splice,
     take_bool,
     take_int,
@@ -22,7 +21,7 @@ from llmguard.providers.base import (
     take_str,
     wrong,
 )
-from llmguard.providers.openai_common import FAMILY, MAX_OUTPUT, end_user, hides_output, refusal
+from llmguard.providers.openai_common import FAMILY, MAX_OUTPUT, end_user, hides_output, model_name, refusal
 from llmguard.providers.openai_content import Content, part_texts
 from llmguard.providers.openai_responses_reader import ResponsesReader
 
@@ -72,7 +71,7 @@ class OpenAIResponses:
         """Understand a request. Raises :class:`BadCall` where a field that counts has the wrong form."""
         body = request.body
         doc = decode(body)
-        name = model or need_str(doc, "model")
+        name = model_name(doc, model)
         _refuse_background(doc)
         prompt = _Prompt(name)
         prompt.read(doc)

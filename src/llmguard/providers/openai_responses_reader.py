@@ -13,7 +13,7 @@ from llmguard.core.call import Call, ObjectRef
 from llmguard.core.decision import Refuse
 from llmguard.providers.base import encode, llmguard_object
 from llmguard.providers.openai_common import error_member, responses_usage
-from llmguard.providers.stream import Fate, SSEReader
+from llmguard.providers.stream import HOLD, PASS, Fate, SSEReader
 
 _DONE = b"[DONE]"
 _LAST = frozenset(("response.completed", "response.incomplete", "response.failed"))
@@ -24,14 +24,14 @@ _TEXT_DELTA = "response.output_text.delta"
 _JSON_DELTAS = frozenset(("response.function_call_arguments.delta", "response.mcp_call_arguments.delta"))
 
 
-class Item(msgspec.Struct):
+class Item(msgspec.Struct, gc=False):
     """One item of the output. Values are checked where they are read, since providers vary them."""
 
     id: Any = None
     container_id: Any = None
 
 
-class Response(msgspec.Struct):
+class Response(msgspec.Struct, gc=False):
     """A whole reply, or what the first and the last event of a stream carry."""
 
     id: Any = None
@@ -43,7 +43,7 @@ class Response(msgspec.Struct):
     output: list[Item] | None = None
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     """One event of a stream."""
 
     type: str = ""
@@ -88,14 +88,14 @@ class ResponsesReader(SSEReader):
             self._identity(_response(self._first))
         elif kind == "response.output_item.done" and event.item is not None:
             self._item(event.item)
-        return Fate.PASS
+        return PASS
 
     def _last(self, kind: str, response: msgspec.Raw | None) -> Fate:
         self.finished = True
         self.failed = self.failed or kind in ("error", "response.failed")
         if response is not None:
             self._take(_response(bytes(response)))
-        return Fate.HOLD
+        return HOLD
 
     def _reply(self, body: bytes) -> None:
         reply = _response(body)
@@ -133,7 +133,7 @@ class ResponsesReader(SSEReader):
         self.usage = responses_usage(usage) or self.usage
 
     def _overlong(self, head: bytes) -> Fate:
-        return Fate.HOLD if _head_type(head) in _LAST else Fate.PASS
+        return HOLD if _head_type(head) in _LAST else PASS
 
     def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
         kind = _head_type(head)

@@ -31,6 +31,10 @@ class Fate(Enum):
     HOLD = auto()
 
 
+PASS, DROP, HOLD = Fate
+"""The same as bare names: a member looked up in its enumeration costs as much as a search."""
+
+
 class Flow:
     """An event too large to be held back whole, or a body that is no event stream at all (``raw``).
 
@@ -152,7 +156,7 @@ class SSEReader:
 
     def _overlong(self, head: bytes) -> Fate:
         """Judge an event larger than ``MAX_HELD`` by its first bytes; it cannot be dropped any more."""
-        return Fate.PASS
+        return PASS
 
     def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
         """Such an event has ended, with this ``usage`` object near its end."""
@@ -169,9 +173,9 @@ class SSEReader:
         if not text.isascii():
             octets = len(text.encode("utf-8", "replace"))
             length = octets + (octets - length) // 2
-        self._pieces += 1
-        self._quarters += length * 4 // per_token
-        self.generated = max(self._pieces, self._quarters // 4)
+        self._pieces = pieces = self._pieces + 1
+        self._quarters = quarters = self._quarters + length * 4 // per_token
+        self.generated = pieces if pieces * 4 > quarters else quarters // 4
 
     # The protocol.
 
@@ -193,7 +197,7 @@ class SSEReader:
             if data.find(b"\n", start, blank) < 0:
                 self._opened = True
                 fate = self._event(data[start:blank])
-                return data if fate is Fate.PASS else self._settle(data, fate)
+                return data if fate is PASS else self._settle(data, fate)
         return self._step(data)
 
     def flush(self) -> bytes:
@@ -257,24 +261,24 @@ class SSEReader:
         """Read whole events."""
         events = sse.split(block)
         fates = [self._read(event) for event in events]
-        if not self._holding and all(fate is Fate.PASS for fate in fates):
+        if not self._holding and all(fate is PASS for fate in fates):
             return block
         return b"".join(self._settle(event, fate) for event, fate in zip(events, fates, strict=True))
 
     def _read(self, event: bytes) -> Fate:
         data = sse.data(event)
         if not data:
-            return Fate.PASS
+            return PASS
         self._opened = True
         return self._event(data)
 
     def _settle(self, event: bytes, fate: Fate) -> bytes:
         """Do with an event what its fate says; the bytes of it that go out now."""
         self._plain = False
-        self._drop_lf = fate is Fate.DROP and event.endswith(b"\r")
-        if fate is Fate.HOLD:
+        self._drop_lf = fate is DROP and event.endswith(b"\r")
+        if fate is HOLD:
             self._holding = True
-        elif fate is Fate.DROP:
+        elif fate is DROP:
             event = event[: len(event) - len(event.lstrip(b"\r\n"))]
         return self._pass(event)
 
@@ -302,7 +306,7 @@ class SSEReader:
         self._tail.clear()
         self._opened = True
         self._flow = Flow(event[:_HEAD])
-        self._holding = self._holding or self._overlong(self._flow.head) is Fate.HOLD
+        self._holding = self._holding or self._overlong(self._flow.head) is HOLD
         return self._pass(self._flow.take(event))
 
     def _flowing(self, flow: Flow, data: bytes) -> bytes:
