@@ -186,6 +186,33 @@ async def test_slow_caller_loses_nothing(ca_file: Path, served: ssl.SSLContext, 
         assert received == body
 
 
+async def test_end_of_the_connection_does_not_overtake_what_a_slow_caller_has_not_read(
+    ca_file: Path, served: ssl.SSLContext
+) -> None:
+    paused = asyncio.Event()
+    finished = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 50_000)
+        await paused.wait()
+        await peer.send(b"b" * 50_000)
+        peer.writer.close()
+        await asyncio.sleep(0.02)
+        peer.cut()
+        finished.set()
+        await asyncio.sleep(0.1)
+
+    async with raw_server(script, served) as server, tls_pool(server, ca_file) as pool:
+        incoming = await pool.send(post())
+        (connection,) = pool._connections
+        await settled(lambda: not connection.silent)
+        paused.set()
+        await finished.wait()
+        await asyncio.sleep(0.02)
+        assert await read_all(incoming) == b"a" * 50_000 + b"b" * 50_000
+
+
 async def test_large_body(ca_file: Path, served: ssl.SSLContext) -> None:
     body = b"0123456789" * 500_000
     async with raw_server(echo, served) as server, tls_pool(server, ca_file) as pool:

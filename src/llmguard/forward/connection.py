@@ -134,9 +134,10 @@ class Connection(asyncio.Protocol):
         if self._read_paused and not self.gone:
             self._read_paused = False
             self.quiet = 0
-            if self._secure:
-                self._transport.set_read_buffer_limits()  # type: ignore[attr-defined]
             self._transport.resume_reading()
+            if self._secure:
+                # After the transport has deciphered what it has, which it does in a callback of its own.
+                self._loop.call_soon(self._widen)
 
     # For the transport.
 
@@ -221,6 +222,11 @@ class Connection(asyncio.Protocol):
             # A TLS transport reads on beneath a paused reader, and on the peer's end it would throw away what it has
             # not yet deciphered. With these limits it stops reading as soon as something lies there.
             self._transport.set_read_buffer_limits(high=1, low=0)  # type: ignore[attr-defined]
+
+    def _widen(self) -> None:
+        """Let a TLS transport gather whole records again."""
+        if not self._read_paused and not self.gone:
+            self._transport.set_read_buffer_limits()  # type: ignore[attr-defined]
 
     def _pump(self) -> None:
         """Hand on slices of the body while the transport takes them."""
