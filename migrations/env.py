@@ -15,10 +15,16 @@ if context.is_offline_mode():
         target_metadata=metadata,
         version_table=VERSION_TABLE,
         literal_binds=True,
+        transactional_ddl=True,
         output_buffer=context.config.output_buffer,
     )
 else:
-    context.configure(connection=given["connection"], target_metadata=metadata, version_table=VERSION_TABLE)
+    context.configure(
+        connection=given["connection"],
+        target_metadata=metadata,
+        version_table=VERSION_TABLE,
+        transactional_ddl=True,
+    )
 
 with context.begin_transaction():
     context.run_migrations()
