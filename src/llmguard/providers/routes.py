@@ -122,27 +122,32 @@ def _words(path: str) -> list[str]:
 
 
 class _Node:
-    """One segment of the tree. A fixed name wins over a parameter, both over a ``rest`` that takes what is left."""
+    """One segment of the tree. A fixed name wins over a parameter, both over a ``rest`` that takes what is left.
 
-    __slots__ = ("fixed", "parameter", "rest", "rows")
+    ``spans`` marks the name of a model, in which slashes may stand: `models/sandbox/echo` is one of ours.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("fixed", "parameter", "rest", "rows", "spans")
+
+    def __init__(self, *, spans: bool = False) -> None:
         self.fixed: dict[str, _Node] = {}
         self.parameter: _Node | None = None
         self.rest: Row | None = None
         self.rows: dict[str, Row] = {}
+        self.spans = spans
 
     def add(self, row: Row, path: str) -> None:
-        node = self
+        node, before = self, ""
         for word in _words(path):
             if word == "**":
                 node.rest = row
                 return
             if _PARAMETER.fullmatch(word):
-                node.parameter = node.parameter or _Node()
+                node.parameter = node.parameter or _Node(spans=before == "models")
                 node = node.parameter
             else:
                 node = node.fixed.setdefault(word, _Node())
+            before = word
         node.rows[row.method] = row
 
     def find(self, method: str, path: str) -> Route | None:
@@ -164,20 +169,29 @@ class _Node:
 
     def step(self, segment: str, values: list[str]) -> _Node | None:
         """The node after a segment; what stands for a parameter is added to ``values``."""
-        following = self.fixed.get(segment)
-        if following is not None or not segment:
-            return following
-        following = self.parameter
+        if not segment or segment[0] == ":":
+            return None
+        fixed = self.fixed.get(segment)
+        if fixed is not None:
+            return fixed
+        following = self if self.spans else self.parameter
         head, colon, verb = segment.rpartition(":")
         if colon:
             named = self.fixed.get(head)
-            with_verb = (named or following or self).fixed.get(colon + verb)
+            parent = named or following
+            with_verb = parent.fixed.get(colon + verb) if parent is not None else None
             if with_verb is not None:
                 if named is None:
-                    values.append(head)
+                    self._take(head, values)
                 return with_verb
-        values.append(segment)
+        self._take(segment, values)
         return following
+
+    def _take(self, text: str, values: list[str]) -> None:
+        if self.spans:
+            values[-1] += "/" + text
+        else:
+            values.append(text)
 
 
 _TABLES = {

@@ -168,6 +168,54 @@ def test_objects_that_a_path_names(
     assert route.deletes == (None if deletes is None else ObjectRef(*deletes))
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "endpoint", "model"),
+    [
+        (
+            "POST",
+            "/v1beta/models/sandbox/echo:generateContent",
+            "/v1beta/models/{model}:generateContent",
+            "sandbox/echo",
+        ),
+        (
+            "POST",
+            "/v1/models/router/meta/llama:3:streamGenerateContent",
+            "/v1beta/models/{model}:streamGenerateContent",
+            "router/meta/llama:3",
+        ),
+        ("GET", "/v1beta/models/sandbox/echo", "/v1beta/models/{model}", "sandbox/echo"),
+        ("GET", "/v1/models/sandbox/echo", "/v1/models/{model}", "sandbox/echo"),
+        ("DELETE", "/v1/models/ft:a/b", "/v1/models/*", None),
+        ("GET", "/v1beta/models/sandbox/echo/operations/o1", "/v1beta/models/*/operations/{operation}", None),
+        (
+            "POST",
+            "/vertex/v1/publishers/google/models/local/m1:generateContent",
+            "/v1/publishers/google/models/{model}:generateContent",
+            "local/m1",
+        ),
+    ],
+)
+def test_the_name_of_a_model_may_have_slashes(method: str, path: str, endpoint: str, model: str | None) -> None:
+    route = TABLE.match(method, path, "gemini" if "beta" in path else None)
+    assert route is not None
+    assert (route.endpoint, route.model) == (endpoint, model)
+
+
+def test_other_names_may_not_and_verbs_stand_at_the_end_of_a_name() -> None:
+    for method, path in (
+        ("GET", "/v1beta/files/a/b:download"),
+        ("POST", "/v1beta/batches/a/b:cancel"),
+        ("POST", "/v1beta/models/:generateContent"),
+        ("POST", "/v1beta/models/m/:generateContent"),
+        ("POST", "/v1beta/models/m/operations/o1:generateContent"),
+        ("POST", "/v1beta/models//m:generateContent"),
+    ):
+        assert TABLE.match(method, path) is None
+    azure = TABLE.match("POST", "/azure/openai/deployments/a/b/chat/completions")
+    assert azure is not None
+    assert azure.op is Op.FORBIDDEN
+
+
 def test_a_shared_path_belongs_to_the_family_that_is_spoken() -> None:
     for path in ("/v1/models", "/v1/files/f1"):
         families = [TABLE.match("GET", path, spoken) for spoken in (None, "openai", "anthropic", "gemini")]
