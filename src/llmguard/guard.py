@@ -117,5 +117,5 @@ def _remote_store(config: Config) -> AsyncRedisStore:
         from llmguard.stores.redis import AsyncRedisStore  # noqa: PLC0415  an extra
     except ImportError as error:
         fix = "pip install 'llmguard-gateway[redis]', or use store: memory://"
-        raise ConfigError([Problem("store", f"{config.store} needs the redis extra", fix)]) from error
+        raise ConfigError([Problem("store", "a Redis store needs the redis extra", fix)]) from error
     return AsyncRedisStore(config.store)
