@@ -18,8 +18,9 @@ from llmguard.errors import BadCall
 MAX_DEPTH = 64
 MAX_CONTAINERS = 50_000
 MAX_MEMBERS = 100_000
+MAX_VALUES = 1_000_000
 MAX_INT = 2**63 - 1
-LARGE_BODY = 256 * 1024
+LARGE_BODY = 128 * 1024
 
 encode = msgspec.json.Encoder().encode
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -30,21 +31,32 @@ def decode(body: bytes) -> dict[str, Any]:
 
     Refused with :class:`BadCall` 400: anything that is not one complete RFC 8259 object in UTF-8 without BOM, NaN and
     Infinity, duplicate keys (parsers disagree about which one counts), lone surrogates, nesting over ``MAX_DEPTH``,
-    integers over 4,300 digits, and more objects, arrays or members than a real call has (each costs a hundred times
-    its bytes).
+    integers over 4,300 digits, and far more values than a real call has (each costs a hundred times its bytes).
     """
-    containers = body.count(b"{") + body.count(b"[")
-    if containers > MAX_CONTAINERS or (len(body) > LARGE_BODY and body.count(b'":') > MAX_MEMBERS):
-        raise _bad_json(f"it has more than {MAX_CONTAINERS} objects and arrays or {MAX_MEMBERS} members")
+    if len(body) > LARGE_BODY:
+        _refuse_crowds(body)
     try:
         doc = jiter.from_json(body, catch_duplicate_keys=True, allow_inf_nan=False, cache_mode="keys")
     except ValueError as error:
         raise _bad_json(str(error)) from None
     if type(doc) is not dict:
         raise BadCall(f"The request body must be a JSON object, not {_word(doc)}.", code="invalid_json")
-    if containers > MAX_DEPTH and _deeper_than(doc, MAX_DEPTH):
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _deeper_than(doc, MAX_DEPTH):
         raise _bad_json(f"it is nested deeper than {MAX_DEPTH} levels")
     return doc
+
+
+def _refuse_crowds(body: bytes) -> None:
+    """Count in pieces, so that the worst bodies are known by their beginning. What stands in strings counts too."""
+    containers = members = values = 0
+    for start in range(0, len(body), LARGE_BODY):
+        end = start + LARGE_BODY
+        containers += body.count(b"{", start, end) + body.count(b"[", start, end)
+        members += body.count(b'":', start, end)
+        values += body.count(b",", start, end)
+        if containers > MAX_CONTAINERS or members > MAX_MEMBERS or values > MAX_VALUES:
+            limits = f"{MAX_CONTAINERS} objects and arrays, {MAX_MEMBERS} members or {MAX_VALUES} values"
+            raise _bad_json(f"it has more than {limits}")
 
 
 def _bad_json(why: str) -> BadCall:
