@@ -19,6 +19,9 @@ from llmguard.providers import route_rows
 RESERVED = frozenset({"admin", "livez", "metrics", "readyz", "upload", "v1", "v1alpha", "v1beta"})
 """First path segments that are ours, so no provider may have such a name."""
 
+UNKNOWN = "unknown"
+"""The dialect of bodies that no other understands."""
+
 _OPENAI_ROOTS = ("/v1/", "/openai/v1/", "/api/v1/", "/")
 """Where OpenAI-compatible providers put their API; the SDKs keep it in the base URL, which the guard's replaces."""
 _PARAMETER = re.compile(r"\{(\w+)\}|\*")
@@ -95,11 +98,6 @@ class Row:
         return route
 
 
-def unknown_dialect(family: str) -> str:
-    """The dialect of bodies that nobody reads, in the family whose shape its refusals have."""
-    return f"unknown_{family}"
-
-
 def parse_rows(text: str, family: str) -> Iterator[Row]:
     """The rows of one table of :mod:`llmguard.providers.route_rows`, one for each method."""
     for line in text.strip().splitlines():
@@ -107,7 +105,7 @@ def parse_rows(text: str, family: str) -> Iterator[Row]:
             continue
         methods, template, op, *rest = line.split()
         creates = next((word[1:] for word in rest if word.startswith("+")), None)
-        dialect = next((word for word in rest if not word.startswith("+")), unknown_dialect(family))
+        dialect = next((word for word in rest if not word.startswith("+")), UNKNOWN)
         for method in methods.split(","):
             yield Row(method, template, Op(op), family, dialect, creates)
 
@@ -296,7 +294,7 @@ def _unlisted(family: str, method: str, path: str) -> Route:
     endpoint = "/".join(segments[:3]) + ("/*" if len(segments) > 3 else "")
     disguised = "%" in path or _words(path.rstrip("/").lower())[-1] in _METERED_WORDS
     op = Op.PASSTHROUGH if method == "POST" and not disguised else Op.FORBIDDEN
-    return Route(op, family, unknown_dialect(family), endpoint, path)
+    return Route(op, family, UNKNOWN, endpoint, path)
 
 
 def _problems(providers: Mapping[str, str]) -> Iterator[Problem]:
