@@ -38,11 +38,15 @@ PAGE_BYTES = 4_096
 MOST_PAGES = 600
 TOOL_TOKENS = 700
 """Most tokens of the system prompt that any tool brings with it (530, docs "Tool use pricing", and its framing)."""
+BUILT_IN_TOOL_TOKENS = 1_500
+"""Most tokens of a tool that Anthropic defines and the body only names; `memory` has about 1,350."""
+CITATION_TOKENS = 600
+"""What the instructions for citing add: about 520."""
 FRAME_TOKENS = 12
 MESSAGE_TOKENS = 4
 
-_CLIENT_TOOLS = ("bash_", "computer_", "custom", "memory_", "text_editor_")
-"""Types of tools that the caller runs. What any other tool fetches becomes input that no request shows."""
+_CLIENT_TOOLS = ("bash_", "computer_", "memory_", "text_editor_")
+"""Types of Anthropic's tools that the caller runs."""
 _SILENT = re.compile(r"claude-(?:instant|[123]\b|(?:opus|sonnet|haiku)-[34]\b)")
 """Models that think only when told to; later ones do unless told not to."""
 _SILENT_LEAVES = frozenset({"cache_control", "data", "encrypted_content", "encrypted_index", "id", "media_type"}) | {
@@ -53,12 +57,24 @@ _SILENT_LEAVES = frozenset({"cache_control", "data", "encrypted_content", "encry
 
 
 @dataclass(slots=True)
-class _Media:
-    """What a prompt has beside its text: ``encoded`` bytes of base64, their tokens, and parts that lie elsewhere."""
+class _Extra:
+    """What a prompt has beside its text: ``encoded`` bytes of base64, tokens of media and tools, ``unseen`` input."""
 
     encoded: int = 0
     tokens: int = 0
     unseen: bool = False
+
+    def tools(self, tools: list[Any]) -> None:
+        """Look at the tools. What one that runs at the provider fetches becomes input that no request shows."""
+        if tools:
+            self.tokens += TOOL_TOKENS
+        for tool in tools:
+            if type(tool) is not dict:
+                raise wrong("tools", tool, "an array of objects")
+            kind = take_str(tool, "type", param="tools.type")
+            if kind is not None and kind != "custom":
+                self.tokens += BUILT_IN_TOOL_TOKENS
+                self.unseen = self.unseen or not kind.startswith(_CLIENT_TOOLS)
 
     def look(self, blocks: list[Any]) -> None:
         """Look through content blocks, those of tool results and documents too."""
@@ -106,16 +122,19 @@ class AnthropicMessages:
         """Understand a request for a message, or for counting its tokens."""
         body = request.body
         doc = decode(body)
-        media = _Media()
-        tools = take_list(doc, "tools")
-        unseen = bool(take_list(doc, "mcp_servers")) or any(map(_runs_elsewhere, tools or ()))
+        extra = _Extra()
+        extra.tools(take_list(doc, "tools") or [])
+        if take_list(doc, "mcp_servers"):
+            extra.unseen = True
+        if b'"citations"' in body:
+            extra.tokens += CITATION_TOKENS
         _check_system(doc)
         for message in take_list(doc, "messages") or ():
             if type(message) is not dict:
                 raise wrong("messages", message, "an array of objects")
             content = message.get("content")
             if type(content) is list:
-                media.look(content)
+                extra.look(content)
             elif content is not None and type(content) is not str:
                 raise wrong("messages.content", content, "a string or an array")
         name = model or need_str(doc, "model")
@@ -135,9 +154,9 @@ class AnthropicMessages:
             max_tokens=take_int(doc, "max_tokens"),
             generates=not endpoint.endswith("/count_tokens"),
             end_user=take_str(metadata, "user_id", param="metadata.user_id") if metadata else None,
-            prompt_bytes=len(body) - media.encoded,
-            extra_input_tokens=media.tokens + (TOOL_TOKENS if tools else 0),
-            server_context=unseen or media.unseen,
+            prompt_bytes=len(body) - extra.encoded,
+            extra_input_tokens=extra.tokens,
+            server_context=extra.unseen,
             writes_cache=b'"cache_control"' in body or b"\\u00" in body,
             hidden_output=_thinks(doc, name),
             reads=objects.ANTHROPIC.named(body, doc),
@@ -186,13 +205,6 @@ def _check_system(doc: dict[str, Any]) -> None:
     system = doc.get("system")
     if system is not None and type(system) is not str and type(system) is not list:
         raise wrong("system", system, "a string or an array")
-
-
-def _runs_elsewhere(tool: object) -> bool:
-    if type(tool) is not dict:
-        raise wrong("tools", tool, "an array of objects")
-    kind = take_str(tool, "type", param="tools.type")
-    return kind is not None and not kind.startswith(_CLIENT_TOOLS)
 
 
 def _thinks(doc: dict[str, Any], model: str) -> bool:

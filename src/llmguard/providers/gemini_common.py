@@ -22,8 +22,10 @@ PAGE_TOKENS = 1_120
 """Tokens of a PDF page at high resolution (docs "Media resolution")."""
 PAGE_BYTES = 4_096
 MOST_PAGES = 1_000
-MEDIA_BYTES_PER_TOKEN = 32
-"""Sound at 8 kbit/s is 32 bytes for each of its 32 tokens a second; films at 263 tokens a second have more."""
+AUDIO_BYTES_PER_TOKEN = 32
+"""Sound at 8 kbit/s has 32 bytes for each of its 32 tokens a second."""
+VIDEO_BYTES_PER_TOKEN = 8
+"""Films have 263 tokens a second (docs "Understand and count tokens"): 17 kbit/s."""
 
 _SILENT_LEAVES = frozenset({"data", "mimeType", "mime_type", "role", "thoughtSignature", "thought_signature", "id"})
 
@@ -100,7 +102,7 @@ class Media:
         if kind == "image":
             self.tokens += IMAGE_TOKENS
         elif kind in ("audio", "video"):
-            self.tokens += size // MEDIA_BYTES_PER_TOKEN + 1
+            self.tokens += size // (AUDIO_BYTES_PER_TOKEN if kind == "audio" else VIDEO_BYTES_PER_TOKEN) + 1
             self.audio = True
         elif mime == "application/pdf":
             self.tokens += PAGE_TOKENS * min(size // PAGE_BYTES + 1, MOST_PAGES)

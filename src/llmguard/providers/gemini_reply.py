@@ -87,17 +87,20 @@ _reply = msgspec.json.Decoder(_Chunk | list[_Chunk]).decode
 
 
 def usage_of(reported: dict[str, Any]) -> Usage | None:
-    """Usage in llmguard's convention; None when the prompt's tokens are not reported.
+    """Usage in llmguard's convention; None when no tokens are reported.
 
-    Gemini's candidates leave out thoughts, and its prompt the results of tools that ran at Google.
+    Gemini's candidates leave out thoughts, and its prompt the results of tools that ran at Google. A count that is
+    absent is zero, as in all proto3 JSON; where only a total is there, it counts as input.
     """
-    prompt = _count(reported, "promptTokenCount")
-    if prompt is None:
-        return None
+    prompt, output = _count(reported, "promptTokenCount"), _count(reported, "candidatesTokenCount")
     thoughts = _count(reported, "thoughtsTokenCount")
+    if prompt is None and output is None and thoughts is None:
+        prompt = _count(reported, "totalTokenCount")
+        if prompt is None:
+            return None
     return Usage(
-        input_tokens=prompt + (_count(reported, "toolUsePromptTokenCount") or 0),
-        output_tokens=(_count(reported, "candidatesTokenCount") or 0) + (thoughts or 0),
+        input_tokens=(prompt or 0) + (_count(reported, "toolUsePromptTokenCount") or 0),
+        output_tokens=(output or 0) + (thoughts or 0),
         cached_input_tokens=_count(reported, "cachedContentTokenCount"),
         reasoning_tokens=thoughts,
         input_audio_tokens=_audio(reported, "promptTokensDetails"),

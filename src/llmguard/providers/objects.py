@@ -134,12 +134,13 @@ def object_id(kind: str, name: str) -> str | None:
 
 
 def bind(call: Call, route: Route) -> Call:
-    """Write into a parsed call what its route says: the operation, the provider, the objects of its path.
+    """Write into a parsed call what its route says: operation, provider, family, and the objects of its path.
 
     Afterwards ``reads`` and ``deletes`` are all objects that must belong to the caller's team, and ``creates`` is what
     a success makes.
     """
     call.op = route.op.value
+    call.family = route.family
     call.upstream = route.upstream
     call.path = route.path
     call.creates = route.creates or call.creates
