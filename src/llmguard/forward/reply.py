@@ -7,10 +7,18 @@ from typing import Protocol
 
 from llmguard.errors import UpstreamError
 from llmguard.forward.engine import Headers
-from llmguard.forward.http1 import ResponseFramer
 
 # At most 256 KiB wait per stream. One read of uvloop brings up to 250 KiB, so reading pauses once 6 KiB lie unread.
 PAUSE_ABOVE = 6 * 1024
+
+
+class Head(Protocol):
+    """What a reply needs to know to begin. ``length`` is the body's as announced, else None."""
+
+    status: int
+    headers: Headers
+    length: int | None
+    event_stream: bool
 
 
 class Source(Protocol):
@@ -21,7 +29,10 @@ class Source(Protocol):
 
 
 class Reply:
-    """The pool's :class:`llmguard.forward.engine.Incoming`. Header names are in lower case."""
+    """The :class:`llmguard.forward.engine.Incoming` of both engines. Header names are in lower case.
+
+    A cancelled :meth:`next` loses nothing: what arrives meanwhile is there for the one after it.
+    """
 
     __slots__ = (
         "_chunks",
@@ -44,14 +55,14 @@ class Reply:
         self._chunks: list[bytes] = []
         self._size = 0
         self._ended = False
-        self._fault: UpstreamError | None = None
+        self._fault: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.status = 0
         self.headers: Headers = []
         self.body: bytes | None = None
 
     async def ready(self) -> None:
-        """Wait for the head, or for the whole body of a held reply. Raises UpstreamError."""
+        """Wait for the head, or for the whole body of a held reply. Raises what :meth:`fail` was given."""
         if self._fault is None and not self._ended and (self._hold or not self.status):
             self._waiter = self._loop.create_future()
             await self._waiter
@@ -83,11 +94,11 @@ class Reply:
 
     # The connection's side.
 
-    def open(self, framer: ResponseFramer) -> None:
+    def open(self, head: Head) -> None:
         """The head has arrived. An event stream is never held, nor a body announced as too large."""
-        self.status = framer.status
-        self.headers = framer.headers
-        if framer.event_stream or (framer.length or 0) > self._hold:
+        self.status = head.status
+        self.headers = head.headers
+        if head.event_stream or (head.length or 0) > self._hold:
             self._hold = 0
 
     def add(self, body: bytes) -> bool:
@@ -117,7 +128,7 @@ class Reply:
         self._source = None
         self.wake()
 
-    def fail(self, fault: UpstreamError) -> None:
+    def fail(self, fault: Exception) -> None:
         """The reply is cut short; what arrived before can still be read, unless it was held."""
         self._fault = fault
         self._source = None
