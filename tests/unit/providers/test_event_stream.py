@@ -128,7 +128,7 @@ def test_cut_lets_a_stream_end_that_has_ended() -> None:
 
 
 def large(first: str, end: str = '","usage":{"tokens":3,"parts":{"x":1}},"z":0}') -> bytes:
-    return f'data: {{"{first}":"'.encode() + b"QUJD" * 70_000 + end.encode() + b"\n\n"
+    return f'data: {{"{first}":"'.encode() + b"QUJD" * 100_000 + end.encode() + b"\n\n"
 
 
 @pytest.mark.parametrize("size", [999, 65_536, 10**7])

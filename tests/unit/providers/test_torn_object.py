@@ -11,7 +11,7 @@ MEMBER = b'"error":{"code":"budget_exceeded"}'
 TEXT = json.dumps(
     {
         "": {},
-        "text": 'a "quoted" \\ back\\slash and {[,:]} in it\n\t\u0007',
+        "text": 'a "quoted" \\ back\\slash and {[,:]} in it\n\t',
         "list": [1, -2.5e3, 0, True, False, None, [], {"x": [{}]}],
         "deep": [[{"a": [{"b": "c"}]}]],
         "number": 12.75,
