@@ -2,7 +2,7 @@
 
 Samples with py-spy where it is installed (it hardly disturbs what it looks at), else runs under cProfile, which
 exaggerates functions that are called often. Prints one line per function, those with most time of their own first. The
-event loop's own C code appears as the function that runs the loop, unless ``--native`` looks into it.
+event loop's own C code appears as the function that runs the loop, unless ``--native`` looks into it; a thread waiting for the interpreter lock counts, unless ``--gil`` is given.
 """
 
 from __future__ import annotations
@@ -50,13 +50,17 @@ def _profile(options: argparse.Namespace, cores: Cores, directory: Path) -> None
         guarded.started(cores, directory, port, under=under) as guard,
     ):
         bench = Bench(cores, upstream, options.seconds, options.connections)
-        way = "--native" if options.native else "--nonblocking"  # C frames can only be read while the process stands
-        watch = [spy, "record", "--output", str(output), way] if spy else None
+        watch = [spy, "record", "--output", str(output), *_ways(options)] if spy else None
         _load(bench, Running(guard.pid, guard.port, guard.key), options.stream, watch)
     if spy:
         _print_samples(output, options.top)
     else:
         _print_calls(output, options.top)
+
+
+def _ways(options: argparse.Namespace) -> list[str]:
+    ways = ["--native" if options.native else "--nonblocking"]  # C frames can only be read while the process stands
+    return [*ways, "--gil"] if options.gil else ways
 
 
 def _load(bench: Bench, it: Running, stream: bool, watch: list[str] | None) -> None:
@@ -104,6 +108,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--stream", action="store_true", help="streams of 50 chunks instead of whole replies")
     parser.add_argument("--native", action="store_true", help="also C functions (py-spy only)")
+    parser.add_argument("--gil", action="store_true", help="only threads holding the interpreter lock (py-spy only)")
     parser.add_argument("--top", type=int, default=40, help="lines printed")
     return parser.parse_args(argv)
 
