@@ -42,7 +42,7 @@ class Taken(NamedTuple):
 
 
 class Lease:
-    """A held or orphaned reservation, admitted at ``at`` in batch ``seq``.
+    """A held or orphaned reservation, admitted at ``at``; ``seq`` is the batch in which it last took something.
 
     ``due`` is when the reaper looks at it (0: never again), ``until`` when an orphan is forgotten (0: never),
     ``parts`` what of the call it has taken.
@@ -50,11 +50,11 @@ class Lease:
 
     __slots__ = ("at", "due", "max_output", "owner", "parts", "seq", "status", "taken", "until")
 
-    def __init__(self, owner: str, at: int, seq: int) -> None:
+    def __init__(self, owner: str, at: int) -> None:
         self.status = Status.HELD
         self.owner = owner
         self.at = at
-        self.seq = seq
+        self.seq = 0
         self.due = 0
         self.until = 0
         self.parts = 0
@@ -121,7 +121,8 @@ class State:
         while self._due and self._due[0][0] <= now and len(found) < at_most:
             due, rid = heappop(self._due)
             lease = self.record(rid, now)
-            if isinstance(lease, Lease) and lease.due == due:
+            twice = found and found[-1][0] == rid  # pushed twice to the same time
+            if isinstance(lease, Lease) and lease.due == due and not twice:
                 found.append((rid, lease))
         return found
 

@@ -153,7 +153,7 @@ class Book(State):
 
     def _take(self, move: Reserve, lease: Lease | None, parts: int, buckets: Buckets, now: int) -> Admitted:
         if lease is None:
-            lease = self.records[move.rid] = Lease(move.owner, now, self.seq)
+            lease = self.records[move.rid] = Lease(move.owner, now)
         output = move.max_output
         if parts & _GATE:
             for rate in move.rates:
@@ -213,7 +213,7 @@ class Book(State):
     def _assert(self, move: Assert, now: int) -> Answer:
         if self.record(move.rid, now):
             return Done(now, False)
-        lease = self.records[move.rid] = Lease(move.owner, now, self.seq)
+        lease = self.records[move.rid] = Lease(move.owner, now)
         lease.parts = _BOTH
         for hold in move.holds:
             self._hold(lease, hold, EMPTY, move.max_output, now)
@@ -223,6 +223,7 @@ class Book(State):
     def _hold(self, lease: Lease, hold: Hold, balance: Balance, max_output: int, now: int) -> Balance:
         """Enter ``hold`` in the lease and its bucket, which is looked up or made where ``balance`` is EMPTY."""
         worst = 0 if hold.concurrency else cap(hold, max_output)
+        lease.seq = self.seq
         lease.taken.append(Taken(hold.name, hold.estimate, worst, hold.window_end, hold.rolling_ms, hold.concurrency))
         if balance is EMPTY:
             found = self.open(hold.name, hold.window_end, hold.rolling_ms, now)

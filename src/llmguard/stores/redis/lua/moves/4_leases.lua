@@ -71,6 +71,7 @@ local function take(lease, h, max_output)
   local worst = kind < 0 and 0 or cap(h, max_output)
   local t = #lease
   lease[t + 1], lease[t + 2], lease[t + 3], lease[t + 4], lease[t + 5] = name, e, worst, window_end, kind
+  lease[4] = SEQ
   local b = open(name, kind, window_end)
   if b then hold(b, e, worst) end
 end
@@ -187,7 +188,7 @@ local function reserve(a)
       return
     end
   end
-  lease = lease or {HELD, IN[a + 1], NOW, SEQ, 0, 0, -1}
+  lease = lease or {HELD, IN[a + 1], NOW, 0, 0, 0, -1}
   local output = max_output
   if missing ~= MONEY then fill_rates(rates, 1) end
   if missing ~= GATE then
@@ -249,7 +250,7 @@ end
 local function assert_lease(a)
   local suffix, holds = key(IN[a]), a + 5
   if record(suffix) then return done(0) end
-  local lease = {HELD, IN[a + 1], NOW, SEQ, 0, BOTH, -1}
+  local lease = {HELD, IN[a + 1], NOW, 0, 0, BOTH, -1}
   for h = holds, holds + IN[a + 4] * FIELDS - 1, FIELDS do take(lease, h, IN[a + 3]) end
   push(suffix, lease, NOW + IN[a + 2])
   done(1)

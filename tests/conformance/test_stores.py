@@ -1,0 +1,167 @@
+"""Every store makes the same moves: random batches go to the reference and to a server, and all is compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from redis import Redis
+
+from llmguard.core.balances import KEEP_MS
+from llmguard.core.leases import Lease, Status
+from llmguard.core.limits import Book
+from llmguard.core.moves import ROLLING_PARTS, Again, Truth
+from llmguard.stores.memory import MemoryStore
+from llmguard.stores.redis import RedisStore
+from tests.support.traffic import Traffic
+from tests.support.valkey import ValkeyServer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+EMPTY = Truth((), ())
+
+
+class Pair:
+    """The reference and a server's store under one clock. Their answers must be equal."""
+
+    def __init__(self, server: ValkeyServer, namespace: str, start: int) -> None:
+        self.now = start
+        self.memory = MemoryStore(lambda: self.now)
+        self.redis = RedisStore(server.url, namespace, grace_ms=0, clock=lambda: self.now)
+        self.raw = server.client()
+        self.prefix = f"llmguard-test:1:{{{namespace}}}:"
+
+    def load(self, truth: Truth = EMPTY, rebuild: bool = False) -> None:
+        assert self.memory.load(lambda: truth, rebuild=rebuild) is True
+        assert self.redis.load(lambda: truth, rebuild=rebuild) is True
+
+    def apply(self, moves: list[Any]) -> list[Any]:
+        expected = self.memory.apply(moves)
+        got = self.redis.apply(moves)
+        for move, mine, theirs in zip(moves, expected, got, strict=True):
+            assert repr(theirs) == repr(mine), move
+        return expected
+
+    def compare(self) -> None:
+        assert _from_server(self.raw, self.prefix, self.now) == _from_book(self.memory.book, self.now)
+
+    def close(self) -> None:
+        self.redis.close()
+        self.raw.close()
+
+
+def _alive(client: Redis, key: bytes, now: int) -> bool:
+    expires = client.pexpiretime(key)
+    return expires < 0 or expires > now
+
+
+def _from_server(client: Redis, prefix: str, now: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "due": {rid.decode(): int(s) for rid, s in client.zrange(prefix + "leases", 0, -1, withscores=True)}
+    }
+    for key in client.scan_iter(prefix + "*"):
+        name = key.decode().removeprefix(prefix)
+        if not _alive(client, key, now):
+            continue
+        expires = max(0, client.pexpiretime(key))
+        if name.startswith("b:"):
+            fields = {k.decode(): int(v) for k, v in client.hgetall(key).items() if k != b"alerts"}
+            parts = {k: v for k, v in fields.items() if re.fullmatch(r"[so]\d+", k) and v}
+            amounts = [fields.get(f, 0) for f in ("settled", "orphan", "held", "exposure", "denied")]
+            found[name] = (
+                _rolled(name, amounts, parts, fields["slot"], expires, now) if "slot" in fields else (amounts, expires)
+            )
+        elif name.startswith("r:"):
+            found[name] = (msgspec.msgpack.decode(client.get(key)), expires)
+        elif name.startswith("g:"):
+            found[name] = (*[int(word) for word in client.get(key).split()], expires)
+        elif name.startswith("trip:"):
+            found[name] = expires
+    found["meta"] = [int(client.get(prefix + key) or 0) for key in ("seq", "rules")]
+    return found
+
+
+def _from_book(book: Book, now: int) -> dict[str, Any]:
+    leases = {rid: r for rid, r in book.records.items() if isinstance(r, Lease)}
+    found: dict[str, Any] = {
+        "due": {rid: lease.due for rid, lease in leases.items() if lease.due and _kept(lease, now)}
+    }
+    for name, b in book.balances.items():
+        if not b.expires or now < b.expires:
+            sums = {f"{kind}{slot}": part[i] for slot, part in b.parts.items() for i, kind in enumerate("so")}
+            amounts = [b.settled, b.orphan, b.held, b.exposure, b.denied]
+            parts = {k: v for k, v in sums.items() if v}
+            rolled = _rolled(name, amounts, parts, b.slot, b.expires, now) if b.step else (amounts, b.expires)
+            found["b:" + name] = rolled
+    for rid, record in book.records.items():
+        if not _kept(record, now):
+            continue
+        if isinstance(record, Lease):
+            output = -1 if record.max_output is None else record.max_output
+            flat: list[Any] = [record.status, record.owner, record.at, record.seq, record.due, record.parts, output]
+            for t in record.taken:
+                flat += [t.name, t.estimate, t.cap, t.window_end, -1 if t.concurrency else t.rolling_ms]
+        else:
+            flat = [record.status, record.rev, *record.amounts]
+        found["r:" + rid] = (flat, record.until)
+    for name, m in book.meters.items():
+        if now < m.empty_at:
+            found["g:" + name] = (m.used, m.at, m.empty_at)
+    for name, until in book.trips.items():
+        if not until or now < until:
+            found["trip:" + name] = until
+    found["meta"] = [book.seq, book.rules]
+    return found
+
+
+def _rolled(name: str, amounts: list[int], parts: dict[str, int], slot: int, expires: int, now: int) -> Any:
+    """A rolling bucket as it would stand had it been looked at now: the two need not look equally often."""
+    step = int(name.split("|")[1]) // ROLLING_PARTS
+    assert expires == (slot + 1 + ROLLING_PARTS) * step + KEEP_MS
+    assert amounts[:2] == [sum(v for k, v in parts.items() if k[0] == kind) for kind in "so"]
+    return amounts[2:], {k: v for k, v in parts.items() if int(k[1:]) >= now // step - ROLLING_PARTS}
+
+
+def _kept(record: Any, now: int) -> bool:
+    return not record.until or now < record.until
+
+
+def _invariants(book: Book) -> None:
+    """Held is exactly what live leases hold, and no amount is negative."""
+    held: dict[str, int] = {}
+    for lease in book.records.values():
+        if isinstance(lease, Lease) and lease.status is Status.HELD:
+            for taken in lease.taken:
+                held[taken.name] = held.get(taken.name, 0) + taken.estimate
+    for name, balance in book.balances.items():
+        assert balance.held == held.get(name, 0), name
+        assert balance.held >= 0, name
+        assert balance.orphan >= 0, name
+        assert balance.exposure >= 0, name
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_moves_get_the_same_answers_and_leave_the_same_state(server: ValkeyServer, seed: int) -> None:
+    traffic = Traffic(seed)
+    pair = Pair(server, f"seed-{seed}", traffic.now)
+    try:
+        assert isinstance(pair.apply(traffic.batch())[0], Again)
+        pair.load()
+        for step in range(600):
+            pair.now = traffic.advance()
+            moves = traffic.batch()
+            traffic.learn(moves, pair.apply(moves))
+            _invariants(pair.memory.book)
+            if step % 25 == 0:
+                pair.compare()
+        pair.compare()
+    finally:
+        pair.close()

@@ -1,0 +1,226 @@
+"""Random but repeatable moves, as callers make them and as faults distort them."""
+
+from __future__ import annotations
+
+from random import Random
+
+from llmguard.core.moves import (
+    NO_LIMIT,
+    Admitted,
+    Answer,
+    Assert,
+    Charge,
+    Correct,
+    Extend,
+    Hold,
+    Known,
+    Load,
+    Move,
+    Part,
+    Rate,
+    Release,
+    Renew,
+    Reserve,
+    Settle,
+    Trip,
+    Untrip,
+    sub_window_end,
+)
+
+HOUR = 3_600_000
+YEAR_2100 = 4_102_444_800_000
+"""Chosen times lie after any real one, so that no key of a test expires by itself."""
+
+_STEPS = (0, 0, 1, 7, 90, 900, 5_000, 20_000, 61_000, 16 * 60_000, 31 * 60_000, 3 * 24 * HOUR)
+_STEP_WEIGHTS = (20, 20, 20, 20, 20, 20, 10, 10, 6, 3, 2, 1)
+
+
+class Traffic:
+    """Makes batches of moves over a handful of buckets, so that they meet; remembers what was admitted."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
+        self.now = YEAR_2100
+        self._count = 0
+        self._open: dict[str, tuple[Hold, ...]] = {}
+        self._gated: list[Reserve] = []
+        self._recent: list[str] = []
+        self._admitted: dict[str, int] = {}
+        self._seq = 0
+
+    def advance(self) -> int:
+        self.now += self._random.choices(_STEPS, _STEP_WEIGHTS)[0]
+        return self.now
+
+    def batch(self) -> list[Move]:
+        return [self._move() for _ in range(self._random.choice((1, 1, 1, 2, 3, 8, 30)))]
+
+    def learn(self, moves: list[Move], answers: list[Answer]) -> None:
+        for move, answer in zip(moves, answers, strict=True):
+            if isinstance(move, Reserve) and isinstance(answer, Admitted):
+                self._open[move.rid] = move.holds
+                self._admitted[move.rid] = answer.now
+                self._seq = max(self._seq, answer.seq)
+                if move.part is Part.GATE:
+                    self._gated.append(move)
+
+    def _move(self) -> Move:
+        kinds = (self._reserve, self._second, self._settle, self._release, self._renew, self._extend, self._rare)
+        return self._random.choices(kinds, (12, 3, 9, 3, 2, 2, 1))[0]()
+
+    def _rid(self) -> str:
+        self._count += 1
+        rid = f"018f0000-0000-7000-8000-{self._count:012x}"
+        self._recent = [*self._recent[-60:], rid]
+        return rid
+
+    def _some_rid(self) -> str:
+        """Mostly a live one, sometimes an ended one, rarely one nobody has heard of."""
+        dice = self._random.random()
+        if dice < 0.6 and self._open:
+            return self._random.choice(list(self._open))
+        return self._random.choice(self._recent) if dice < 0.95 and self._recent else self._rid()
+
+    def _hold(self, name: str) -> Hold:
+        r = self._random
+        estimate = r.randrange(0, 120)
+        limit = r.choice((900, 1_500))
+        hold = Hold(name, limit, limit + r.choice((0, limit // 10)), estimate, r.randrange(0, 90), r.choice((0, 1, 3)))
+        if name.startswith("hour"):
+            hold.window_start = self.now - self.now % HOUR
+            hold.window_end = hold.window_start + HOUR
+            if r.random() < 0.02:
+                hold.window_start, hold.window_end = hold.window_end, hold.window_end + HOUR
+            hold.name = f"{name}|{hold.window_start}"
+        elif name.startswith("rolling"):
+            hold.rolling_ms = int(name.split("|")[1])
+        elif name.startswith("shadow"):
+            hold.limit = hold.ceiling = NO_LIMIT
+        elif name.startswith("live"):
+            hold.concurrency, hold.limit, hold.estimate = True, r.choice((3, 6)), 1
+            hold.fixed = hold.per_output = 0
+        if not hold.concurrency and r.random() < 0.5:
+            hold.alerts = (hold.limit // 2, hold.limit * 4 // 5, hold.limit) if hold.limit < NO_LIMIT else (200,)
+        return hold
+
+    def _holds(self) -> tuple[Hold, ...]:
+        names = ("hour|a", "hour|b", "total|c", "rolling|60000", "rolling|3600000", "shadow|d", "live|e", "live|f")
+        return tuple([self._hold(name) for name in self._random.sample(names, self._random.randrange(0, 6))])
+
+    def _rates(self) -> tuple[Rate, ...]:
+        r = self._random
+        rates = (
+            Rate("requests|7/1000|a", 7, 1_000),
+            Rate("requests|60/60000|b", 60, 60_000),
+            Rate("tokens|1000/60000|c", 1_000, 60_000, r.choice((10, 400, 1_200)), True),
+        )
+        return tuple(r.sample(rates, r.choice((0, 0, 1, 2))))
+
+    def _reserve(self) -> Move:
+        r = self._random
+        if self._open and r.random() < 0.05:
+            rid, holds = r.choice(list(self._open.items()))
+        else:
+            rid, holds = (self._rid() if r.random() < 0.95 else self._some_rid()), self._holds()
+        return Reserve(
+            rid,
+            r.choice(("p1", "p2")),
+            r.choice((60_000, 5_000)),
+            holds,
+            self._rates(),
+            tuple(r.sample(("t1", "t2"), r.choice((0, 0, 0, 1, 2)))),
+            r.choices((Part.BOTH, Part.GATE, Part.MONEY), (6, 3, 1))[0],
+            r.choice((0, 50, 400)),
+            r.random() < 0.5,
+            r.choice((0, 5, 20)),
+            r.random() < 0.8,
+            self._seq,
+            r.choices((0, 1), (1, 0))[0],
+        )
+
+    def _second(self) -> Move:
+        """The money part of a call whose gate was taken before."""
+        if not self._gated:
+            return self._reserve()
+        move = self._gated.pop(self._random.randrange(len(self._gated)))
+        for hold in move.holds:
+            if hold.window_end and not hold.window_start <= self.now < hold.window_end:
+                return Release(move.rid)
+        move.part = Part.MONEY
+        return move
+
+    def _charges(self, rid: str) -> tuple[Charge, ...]:
+        amount = self._random.randrange(0, 150)
+        at = self._admitted.get(rid, self.now)
+        return tuple(
+            [
+                Charge(
+                    h.name,
+                    amount,
+                    sub_window_end(at, h.rolling_ms) if h.rolling_ms else h.window_end,
+                    h.concurrency,
+                    h.rolling_ms,
+                )
+                for h in self._open.get(rid) or self._holds()
+            ]
+        )
+
+    def _corrections(self) -> tuple[Correct, ...]:
+        if self._random.random() < 0.8:
+            return ()
+        return (Correct("tokens|1000/60000|c", 60_000, 1_000, self._random.randrange(-400, 400)),)
+
+    def _settle(self) -> Move:
+        rid = self._some_rid()
+        at = self.now - self._random.choice((0, 1_000, 40 * 60_000))
+        settle = Settle(rid, self._random.randrange(0, 4), at, self._charges(rid), self._corrections())
+        if self._random.random() < 0.8:
+            self._open.pop(rid, None)
+        return settle
+
+    def _release(self) -> Move:
+        rid = self._some_rid()
+        self._open.pop(rid, None)
+        return Release(rid, self._corrections())
+
+    def _renew(self) -> Move:
+        rids = tuple({self._some_rid() for _ in range(self._random.randrange(0, 6))})
+        return Renew(self._random.choice(("p1", "p2")), 60_000, tuple(sorted(rids)))
+
+    def _extend(self) -> Move:
+        rid = self._some_rid()
+        holds = self._open.get(rid) or self._holds()
+        grown = [
+            Hold(
+                h.name,
+                h.limit,
+                h.ceiling,
+                h.estimate if h.concurrency else h.estimate + self._random.randrange(-20, 200),
+                h.fixed + self._random.randrange(0, 300),
+                0,
+                h.window_start,
+                h.window_end,
+                h.concurrency,
+                h.rolling_ms,
+                h.alerts,
+            )
+            for h in holds
+        ]
+        for hold in grown:
+            hold.estimate = max(0, hold.estimate)
+        return Extend(rid, 60_000, tuple(grown))
+
+    def _rare(self) -> Move:
+        r = self._random
+        dice = r.randrange(5)
+        if dice == 0:
+            return Trip(r.choice(("t1", "t2")), r.choice((0, self.now - 1, self.now + 5_000)))
+        if dice == 1:
+            return Untrip(r.choice(("t1", "t2")))
+        if dice == 2:
+            return Known(tuple(sorted({self._some_rid() for _ in range(5)})))
+        if dice == 3:
+            rid = self._some_rid()
+            return Assert(rid, "p1", 60_000, self._open.get(rid) or self._holds(), r.choice((0, 50)))
+        sums = {c.name: c for c in self._charges("") if not c.concurrency}
+        return Load(0, tuple(sums.values()))
