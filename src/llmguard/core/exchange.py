@@ -207,7 +207,7 @@ class Exchange:
             self.first_byte_at = now
         self.bytes_out += len(data)
         released = reader.feed(data)
-        self.due = (
+        self.due = self.state is State.ANSWERED and (
             reader.generated > self.output_hold or self.bytes_out >= self.next_partial or now >= self.partial_at + 2_000
         )
         return released

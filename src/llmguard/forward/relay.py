@@ -112,10 +112,11 @@ class Relay:
         headers = self._head(x, incoming)
         if incoming.body is not None:
             return self._whole(x, incoming, headers, upstream)
-        chunks = self._stream(x, incoming) if call.stream else self._large(x, incoming)
+        streams = call.stream or content_type(incoming.headers).startswith("text/event-stream")
+        chunks = self._stream(x, incoming) if streams else self._large(x, incoming)
 
         def release() -> None:
-            if call.stream and x.target.provider in self._drains and x.event_id in runtime.live:
+            if streams and x.target.provider in self._drains and x.event_id in runtime.live:
                 self._drain(x, incoming)
             else:
                 incoming.close()

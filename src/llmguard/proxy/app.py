@@ -75,6 +75,9 @@ class Gateway:
             if caller.gone is None:
                 raise
             log.info("request %s ended: the caller %s", event_id, caller.gone.replace("_", " "))
+            if caller.gone == "too_slow" and not caller.answered:
+                late = self._bad(_FALLBACK, event_id, 408, "request_timeout", "the request took too long to arrive")
+                await _send(late, scope["method"], send, caller)
         finally:
             self.callers.leave(caller)
 
@@ -159,6 +162,7 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
 
 
 async def _send(reply: Reply, method: str, send: Send, caller: Caller) -> None:
+    caller.answered = True
     if reply.body is not None:
         headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -20,7 +20,7 @@ SWEEP = 0.1
 class Caller:
     """One request in progress. ``gone`` is why its task was cancelled: `hung_up` or `too_slow`."""
 
-    __slots__ = ("_receive", "_task", "_watcher", "deadline", "gone", "since")
+    __slots__ = ("_receive", "_task", "_watcher", "answered", "deadline", "gone", "since")
 
     def __init__(self, receive: Receive, deadline: float) -> None:
         task = asyncio.current_task()
@@ -31,6 +31,7 @@ class Caller:
         self.since = time.monotonic()
         self.deadline = self.since + deadline
         self.gone: str | None = None
+        self.answered = False
 
     def extend(self, seconds: float) -> None:
         """The request made progress: it has this long for the next step."""

@@ -87,8 +87,8 @@ class Service:
             )
         ]
 
-    async def stop(self, seconds: float = 25.0) -> None:
-        """Let running calls end, cut those that do not, and put everything on record."""
+    async def stop(self, seconds: float = 5.0) -> None:
+        """Let the last calls end, which the server has drained before, and put everything on record."""
         try:
             await asyncio.wait_for(self.runtime.idle.wait(), seconds)
         except TimeoutError:
