@@ -8,43 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 SocketAddress = tuple[Any, ...]
 Endpoint = tuple[socket.AddressFamily, SocketAddress]
 
-# Azure's host agent has a public address, and is as dangerous to reach as the link-local metadata services.
-_PUBLIC_METADATA = frozenset({IPv4Address("168.63.129.16")})
-# RFC 6052 and RFC 8215: an IPv4 address in the last 32 bits, reached through a translator.
-_TRANSLATED = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
-# RFC 4291 2.5.5.1, deprecated, yet some systems still route it as IPv4.
-_COMPATIBLE = IPv6Network("::/96")
+# IANA special-purpose address registries (RFC 6890 and its updates), written out because what `ipaddress` thinks of
+# them differs between Python releases. Azure's host agent has a public address, yet is a metadata service.
+_NOT_PUBLIC_4 = [
+    IPv4Network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24"),
+        *("203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32"),
+    )
+]
+_GLOBAL_UNICAST_6 = IPv6Network("2000::/3")
+# Protocol assignments with Teredo, documentation, 6to4: the tunnels lead to any IPv4 address.
+_NOT_PUBLIC_6 = [IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
+_NAT64 = IPv6Network("64:ff9b::/96")
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Whether an address is a host on the public internet.
 
     False for private, loopback, link-local, CGNAT, multicast, reserved and cloud metadata addresses, also where one is
-    wrapped in an IPv6 address (mapped, compatible, 6to4, Teredo, NAT64).
+    wrapped in an IPv6 address. Two wrappings are looked into (IPv4-mapped, NAT64), all others refused.
     """
-    if isinstance(address, IPv6Address):
-        inner = _embedded(address)
-        if inner is not None:
-            return is_public(inner)
-    return address.is_global and not address.is_multicast and address not in _PUBLIC_METADATA
-
-
-def _embedded(address: IPv6Address) -> IPv4Address | None:
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _NOT_PUBLIC_4)
     if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
-    if address in _COMPATIBLE or any(address in network for network in _TRANSLATED):
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
+        return is_public(address.ipv4_mapped)
+    if address in _NAT64:
+        return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+    return address in _GLOBAL_UNICAST_6 and not any(address in network for network in _NOT_PUBLIC_6)
 
 
 class AddressRefused(OSError):

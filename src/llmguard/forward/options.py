@@ -42,7 +42,7 @@ class Origin:
         parts = urlsplit(url)
         if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
             raise ValueError("a base URL holds scheme, host, port and path, nothing else")
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+        port = _DEFAULT_PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
         return cls(parts.scheme, parts.hostname or "", port, parts.path.rstrip("/"), internal)
 
     @property
