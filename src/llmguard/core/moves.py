@@ -217,10 +217,14 @@ class Counted:
 
 class Truth(NamedTuple):
     """What the ledger supplies to a cold store: sums of current windows, and the rids counted in them that are younger
-    than the horizon, both from one transaction."""
+    than the horizon, both from one transaction.
+
+    ``untouched`` says that the ledger has not a single entry: nothing was ever charged, so the store may open at once.
+    """
 
     sums: Sequence[Charge]
     counted: Sequence[Counted]
+    untouched: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -103,6 +103,10 @@ class Snapshot:
         query = query.group_by(*(sa.literal_column(str(at)) for at in range(1, len(by) + 1)))
         return {tuple(row[:-1]): int(row[-1]) for row in self._connection.execute(query) if row[-1] is not None}
 
+    def empty(self) -> bool:
+        """Whether no call was ever recorded."""
+        return self._connection.execute(sa.select(entries.c.event_id).limit(1)).first() is None
+
     def settled_since(self, since_ms: int) -> Iterator[Settled]:
         """Calls that ended at ``since_ms`` or later, with the charges their records carried.
 

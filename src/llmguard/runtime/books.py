@@ -64,7 +64,8 @@ class LedgerBooks:
             counted = [
                 Counted(call.rid, call.rev, _charges(call.charges)) for call in view.settled_since(now - HORIZON_MS)
             ]
-        return Truth(list(sums.values()), counted)
+            untouched = view.empty()
+        return Truth(list(sums.values()), counted, untouched)
 
     def standing(self) -> list[tuple[Bucket, int]]:
         """Every bucket of every budget in its current window, and what it has been charged."""

@@ -95,10 +95,11 @@ class AsyncRedisStore:
         (turn,) = await self.apply([Begin(server.TURN_MS, rebuild)])
         if not isinstance(turn, Turn) or not turn.fence or not await self._wipe(turn.fence):
             return False
-        for piece in pieces(await asyncio.to_thread(read), turn.fence):
+        truth = await asyncio.to_thread(read)
+        for piece in pieces(truth, turn.fence):
             if server.refused(await self.apply([piece])):
                 return False
-        return not server.refused(await self.apply([Open(turn.fence, self._grace_ms)]))
+        return not server.refused(await self.apply([Open(turn.fence, 0 if truth.untouched else self._grace_ms)]))
 
     async def _wipe(self, fence: int) -> bool:
         found: list[str | bytes] = [self._keys.prefix + "leases"]

@@ -93,10 +93,11 @@ class RedisStore:
         (turn,) = self.apply([Begin(server.TURN_MS, rebuild)])
         if not isinstance(turn, Turn) or not turn.fence or not self._wipe(turn.fence):
             return False
-        for piece in pieces(read(), turn.fence):
+        truth = read()
+        for piece in pieces(truth, turn.fence):
             if server.refused(self.apply([piece])):
                 return False
-        return not server.refused(self.apply([Open(turn.fence, self._grace_ms)]))
+        return not server.refused(self.apply([Open(turn.fence, 0 if truth.untouched else self._grace_ms)]))
 
     def _wipe(self, fence: int) -> bool:
         found: list[str | bytes] = [self._keys.prefix + "leases"]
