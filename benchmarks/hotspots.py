@@ -2,7 +2,8 @@
 
 Samples with py-spy where it is installed (it hardly disturbs what it looks at), else runs under cProfile, which
 exaggerates functions that are called often. Prints one line per function, those with most time of their own first. The
-event loop's own C code appears as the function that runs the loop, unless ``--native`` looks into it; a thread waiting for the interpreter lock counts, unless ``--gil`` is given.
+event loop's own C code appears as the function that runs the loop, unless ``--native`` looks into it; a thread that
+waits for the interpreter lock counts as busy, unless ``--gil`` is given.
 """
 
 from __future__ import annotations
