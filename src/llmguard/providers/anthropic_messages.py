@@ -42,7 +42,7 @@ BUILT_IN_TOOL_TOKENS = 1_500
 """Most tokens of a tool that Anthropic defines and the body only names; `memory` has about 1,350."""
 CITATION_TOKENS = 600
 """What the instructions for citing add: about 520."""
-FRAME_TOKENS = 12
+FRAME_TOKENS = 4
 MESSAGE_TOKENS = 4
 
 _CLIENT_TOOLS = ("bash_", "computer_", "memory_", "text_editor_")

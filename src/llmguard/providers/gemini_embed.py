@@ -60,8 +60,8 @@ class GeminiEmbed:
         return list(strings(_contents(call.doc or {})))
 
     def overhead_tokens(self, call: Call) -> int:
-        """Two tokens frame each text."""
-        return 2 * len(_contents(call.doc or {}))
+        """One token for each text; Gemini adds no more."""
+        return len(_contents(call.doc or {}))
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:
         """The body with another model wherever it repeats the one in the path."""

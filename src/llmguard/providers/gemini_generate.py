@@ -26,8 +26,6 @@ from llmguard.providers.gemini_common import (
 from llmguard.providers.gemini_reply import ArrayReader, GeminiReader, error_body
 
 MAX_CHOICES = 1_024
-FRAME_TOKENS = 8
-CONTENT_TOKENS = 4
 
 _CONFIG = ("generationConfig", "generation_config")
 _SYSTEM = ("systemInstruction", "system_instruction")
@@ -87,8 +85,8 @@ class GeminiGenerate:
         return texts
 
     def overhead_tokens(self, call: Call) -> int:
-        """Tokens of roles and turns."""
-        return FRAME_TOKENS + CONTENT_TOKENS * len(take_objects(call.doc or {}, "contents"))
+        """One token for each turn; Gemini adds no more."""
+        return len(take_objects(call.doc or {}, "contents"))
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:
         """The body with a lower `maxOutputTokens`; a model is set only where the body repeats the path's."""
