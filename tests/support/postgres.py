@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 START_S = 30.0
@@ -47,16 +49,34 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _started(binaries: Path, data: Path, log: Path, user: str | None) -> tuple[subprocess.Popen[bytes], str]:
+    """A server that takes connections, and its URL. Another program may take the port first: then the next is tried."""
+    settings = ("fsync=off", "unix_socket_directories=", "listen_addresses=127.0.0.1", "shared_buffers=64MB")
+    options = [part for setting in settings for part in ("-c", setting)]
+    for _ in range(3):
+        port = _free_port()
+        command = [binaries / "postgres", "-D", data, "-p", str(port), *options]
+        with log.open("wb") as sink:
+            process = subprocess.Popen(command, stderr=sink, stdout=sink, user=user)
+        url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        if _answers(process, url):
+            return process, url
+    pytest.fail(f"PostgreSQL did not start:\n{log.read_text()}")
+
+
+def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
     give_up = time.monotonic() + START_S
-    while time.monotonic() < give_up and process.poll() is None:
+    while process.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
+            psycopg.connect(url, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > give_up:
+                process.kill()
+                process.wait()
             time.sleep(0.02)
         else:
-            return
-    pytest.fail(f"PostgreSQL did not start:\n{log.read_text()}")
+            return True
+    return False
 
 
 @contextmanager
@@ -77,18 +97,11 @@ def running() -> Iterator[str]:
             stdout=subprocess.DEVNULL,
             user=user,
         )
-        port = _free_port()
-        settings = ("fsync=off", "unix_socket_directories=", "listen_addresses=127.0.0.1", "shared_buffers=64MB")
-        options = [part for setting in settings for part in ("-c", setting)]
-        with log.open("wb") as sink:
-            process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, "-p", str(port), *options], stderr=sink, stdout=sink, user=user
-            )
+        process, url = _started(binaries, data, log, user)
         try:
-            _wait(process, port, log)
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            yield url
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # without waiting for clients
             process.wait(START_S)
     finally:
         shutil.rmtree(home)
@@ -97,8 +110,6 @@ def running() -> Iterator[str]:
 @contextmanager
 def database(server: str, name: str) -> Iterator[str]:
     """A fresh database on ``server``, dropped at the end; yields its URL."""
-    import psycopg
-
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
     try:

@@ -109,18 +109,14 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _errors(engine: Engine) -> Iterator[None]:
-    driver = engine.dialect.loaded_dbapi
     try:
         yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.ProgrammingError) as error:
-        raise _unavailable(engine, error.orig or error) from error
-    except (driver.OperationalError, driver.InterfaceError, driver.ProgrammingError) as error:
-        raise _unavailable(engine, error) from error
-
-
-def _unavailable(engine: Engine, error: BaseException) -> LedgerUnavailable:
-    where = engine.url.render_as_string(hide_password=True)
-    return LedgerUnavailable(f"ledger {where}: {str(error).strip()}")
+    except rejections(engine):
+        raise
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError, engine.dialect.loaded_dbapi.Error) as error:
+        where = engine.url.render_as_string(hide_password=True)
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        raise LedgerUnavailable(f"ledger {where}: {str(cause).strip()}") from error
 
 
 def rejections(engine: Engine) -> tuple[type[Exception], ...]:

@@ -144,6 +144,14 @@ class Shipper:
     # ------------------------------------------------------------------ the thread
 
     def _run(self) -> None:
+        try:
+            self._ship_until_stopped()
+        finally:
+            self._reader.close()
+            if not self._stopping:
+                self.error = "the shipper's thread has died"
+
+    def _ship_until_stopped(self) -> None:
         backoff = _BACKOFF_S[0]
         while not self._stopping:
             try:
@@ -160,7 +168,6 @@ class Shipper:
                 if not full:
                     self._wake.wait(self._interval)
             self._wake.clear()
-        self._reader.close()
 
     def ship(self) -> bool:
         """Ship one batch now, in the calling thread; returns whether there may be more.

@@ -230,6 +230,8 @@ class Spool:
             self._lock_fd = os.open(unfinished / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.path = unfinished.rename(self.directory / own)
+            if self._strict:
+                _sync_directory(self.directory)
         return self.path
 
     def _enter(self, segment: Segment, *, plain: bool) -> None:
