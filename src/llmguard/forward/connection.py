@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to a provider, as an asyncio protocol: callbacks only, no task, no timer of its own.
 
-Time is counted in sweeps of the pool: a sweep adds one to ``age`` and ``quiet``, every read sets ``quiet`` to zero. So
+Time is counted in sweeps of the pool: a sweep adds one to ``age`` and ``quiet``, every move sets ``quiet`` to zero. So
 a call costs no timer and asks no clock.
 """
 
@@ -149,10 +149,11 @@ class Connection(asyncio.Protocol):
         if reply is None:
             self.drop()
             return
-        self.quiet = 0
         framer = self._framer
         body = framer.feed(data)
         if framer.head_done:
+            # Only now: a head that drips in byte by byte has one limit for all of it.
+            self.quiet = 0
             self._deliver(reply, framer, body)
         elif framer.fault is not None:
             self.fail(f"the provider's reply {framer.fault}")
@@ -202,7 +203,8 @@ class Connection(asyncio.Protocol):
             reply.wake()
 
     def _finish(self, reply: Reply) -> None:
-        if self._framer.reusable and self._unsent is None and not self._cut_short:
+        unfinished = self._unsent is not None or self._cut_short or self._write_paused or self._read_paused
+        if self._framer.reusable and not unfinished:
             self.reply = None
             self._owner.connection_idle(self)
         else:
@@ -233,7 +235,8 @@ class Connection(asyncio.Protocol):
         self._pump_handle = None
         while self._unsent is not None and not self._write_paused and not self._transport.is_closing():
             if self._peer_spoke():
-                # Read first: writing to a peer that has answered and closed would lose its answer.
+                # Read first: writing to a peer that has answered and closed would lose its answer. (Only a reset that
+                # arrives between this look and the write, microseconds apart, still does.)
                 self._pump_handle = self._loop.call_soon(self._pump)
                 return
             part, rest = self._unsent[:_SLICE], self._unsent[_SLICE:]
