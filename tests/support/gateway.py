@@ -113,9 +113,9 @@ class Gateway:
 
 
 @contextmanager
-def gateway(home: Path, config: Mapping[str, Any]) -> Iterator[Gateway]:
+def gateway(home: Path, config: Mapping[str, Any], *, port: int | None = None) -> Iterator[Gateway]:
     """A running gateway; ended by its process id whatever happens."""
-    served = Gateway(home, config)
+    served = Gateway(home, config, port=port)
     served.start()
     try:
         yield served

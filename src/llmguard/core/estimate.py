@@ -15,6 +15,7 @@ EXPECTED_OUTPUT = 1_024
 STEP = 1_024
 """Tokens by which the hold of a running stream grows."""
 _CALLS_LEFT = 50
+_CALLS_LEFT_STRICT = 1_000
 
 
 @dataclass(slots=True, eq=False)
@@ -65,11 +66,16 @@ class Estimate:
         return Rate(bucket.name, bucket.limit, bucket.period_ms, cost, settles)
 
     def fits_often(self, hold: Hold, used: int, exposed: int) -> bool:
-        """Whether the bucket has room for fifty calls like this, so that an upper bound is good enough to admit it."""
+        """Whether a bucket has so much room that an upper bound is good enough to admit this call.
+
+        That is fifty calls like it; a thousand where no overshoot is allowed, because there what one call holds too
+        much is refused to another.
+        """
+        if hold.concurrency:
+            return True
+        calls = _CALLS_LEFT if hold.ceiling > hold.limit else _CALLS_LEFT_STRICT
         cap = hold.fixed + hold.per_output * self.max_output
-        return (
-            used + _CALLS_LEFT * hold.estimate <= hold.limit and exposed + _CALLS_LEFT * cap <= hold.ceiling
-        ) or hold.concurrency
+        return used + calls * hold.estimate <= hold.limit and exposed + calls * cap <= hold.ceiling
 
 
 def estimate(call: Call, quote: Quote, prompt_tokens: int | None) -> Estimate:

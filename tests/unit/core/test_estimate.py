@@ -77,3 +77,11 @@ def test_a_bucket_with_room_for_fifty_calls_needs_no_exact_count() -> None:
     assert not guess.fits_often(hold, room + 1, 0)
     cap = hold.fixed + hold.per_output * guess.max_output
     assert not guess.fits_often(hold, 0, hold.ceiling - 50 * cap + 1)
+
+
+def test_a_strict_bucket_is_counted_exactly_much_earlier() -> None:
+    guess = estimate(call(), QUOTE, None)
+    strict = guess.hold(Bucket("b", "usd", 10**12, 10**12, 0, 0, "r", "total", {}), guess.expected)
+    cap = strict.fixed + strict.per_output * guess.max_output
+    assert guess.fits_often(strict, 10**12 - 1_000 * strict.estimate, 10**12 - 1_000 * cap)
+    assert not guess.fits_often(strict, 10**12 - 1_000 * strict.estimate + 1, 0)
