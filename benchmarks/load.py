@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from array import array
-from typing import cast
+from typing import TypedDict, cast
 
 import httptools
 import uvloop
@@ -23,6 +23,19 @@ from benchmarks.messages import Reply, request, stream_reply, whole_reply
 DRAIN_SECONDS = 30
 
 
+class Summary(TypedDict):
+    """What a run printed: calls answered and refused, latencies in milliseconds, reads, and its own CPU time."""
+
+    ok: int
+    refused: int
+    refusal: str
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    reads: int
+    cpu_seconds: float
+
+
 class BrokenReply(Exception):
     """A connection was closed under way, or a reply had the wrong length."""
 
@@ -30,7 +43,8 @@ class BrokenReply(Exception):
 class Run:
     """What all connections share: the call's bytes, the limits and the tally.
 
-    ``waits`` are nanoseconds from the write of a call to the end of its reply.
+    ``waits`` are nanoseconds from the write of a call to the end of its reply; ``refusal`` shows the last reply that
+    was not 200.
     """
 
     def __init__(self, call: bytes, expected: Reply, connections: int, calls: int, seconds: float) -> None:
@@ -41,6 +55,7 @@ class Run:
         self.until = time.perf_counter_ns() + int(seconds * 1e9)
         self.waits = array("Q")
         self.refused = 0
+        self.refusal = ""
         self.reads = 0
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -71,6 +86,7 @@ class Caller(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._sent = 0
         self._body_bytes = 0
+        self._last = b""
         self._complete = False
         self._done = False
 
@@ -103,22 +119,25 @@ class Caller(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        self._last = body
 
     def on_message_complete(self) -> None:
         self._complete = True
 
     def _count(self) -> None:
         run = self._run
-        if self._parser.get_status_code() != 200:
+        status = self._parser.get_status_code()
+        if status != 200:
             run.refused += 1
+            run.refusal = f"{status} {self._last[:500].decode(errors='replace')}"
             return
         if self._body_bytes != run.body_bytes:
             run.fail(f"a reply of {self._body_bytes} bytes instead of {run.body_bytes}")
         run.waits.append(time.perf_counter_ns() - self._sent)
 
 
-async def drive(arguments: argparse.Namespace) -> dict[str, float | int]:
-    """Run the loop and sum it up. Latencies are milliseconds."""
+async def drive(arguments: argparse.Namespace) -> Summary:
+    """Run the loop and sum it up."""
     loop = asyncio.get_running_loop()
     call = request(f"127.0.0.1:{arguments.port}", arguments.authorization, stream=arguments.stream)
     expected = stream_reply() if arguments.stream else whole_reply()
@@ -137,7 +156,7 @@ async def drive(arguments: argparse.Namespace) -> dict[str, float | int]:
     return _summary(run, elapsed, sum(os.times()[:2]) - cpu)
 
 
-def _summary(run: Run, elapsed: float, cpu: float) -> dict[str, float | int]:
+def _summary(run: Run, elapsed: float, cpu: float) -> Summary:
     waits = sorted(run.waits)
     count = len(waits)
 
@@ -147,6 +166,7 @@ def _summary(run: Run, elapsed: float, cpu: float) -> dict[str, float | int]:
     return {
         "ok": count,
         "refused": run.refused,
+        "refusal": run.refusal,
         "seconds": elapsed,
         "p50_ms": quantile(0.50),
         "p99_ms": quantile(0.99),

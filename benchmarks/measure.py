@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.contenders import Running
-from benchmarks.load import DRAIN_SECONDS
+from benchmarks.load import DRAIN_SECONDS, Summary
 from benchmarks.processes import PROJECT, Cores, Failed, environment, python
 from benchmarks.procfs import busy_seconds, cpu_seconds, resident_bytes
 
@@ -63,7 +63,7 @@ def measure(bench: Bench, it: Running) -> Round:
     """Warm the contender up, load it, and compare its books with the calls it answered."""
     calls = wait_until_ready(bench, it)
     for stream in (False, True):
-        calls += int(offer_load(bench, it, bench.connections, WARM_SECONDS, stream=stream)["ok"])
+        calls += offer_load(bench, it, bench.connections, WARM_SECONDS, stream=stream)["ok"]
     many = _load(bench, it, bench.connections)
     few = _load(bench, it, FEW_CONNECTIONS)
     streams = _load(bench, it, bench.connections, stream=True)
@@ -90,9 +90,9 @@ def _load(bench: Bench, it: Running, connections: int, *, stream: bool = False) 
     contender, servers, callers, everyone = (now - then for now, then in zip(_used(bench, it), before, strict=True))
     calls, seconds = result["ok"], result["seconds"]
     if not calls or result["refused"]:
-        raise Failed(f"{calls} calls were answered and {result['refused']} refused: not a measurement")
+        raise Failed(f"{calls} calls answered, {result['refused']} refused, the last with {result['refusal']}")
     return Load(
-        calls=int(calls),
+        calls=calls,
         rate=calls / seconds,
         p50_ms=result["p50_ms"],
         p99_ms=result["p99_ms"],
@@ -106,7 +106,7 @@ def _load(bench: Bench, it: Running, connections: int, *, stream: bool = False) 
 
 def offer_load(
     bench: Bench, it: Running, connections: int, seconds: float, *, calls: int = 2_000_000, stream: bool = False
-) -> dict[str, float]:
+) -> Summary:
     """Run the callers on the shared core and return their summary (see :mod:`benchmarks.load`).
 
     Raises :class:`Failed` when a connection broke or a reply was not the expected one.
@@ -125,8 +125,8 @@ def offer_load(
     )
     if done.returncode != 0:
         raise Failed(f"the callers failed:\n{done.stderr[-2000:]}")
-    result: dict[str, float] = json.loads(done.stdout)
-    return result
+    summary: Summary = json.loads(done.stdout)
+    return summary
 
 
 def _used(bench: Bench, it: Running) -> tuple[float, float, float, float]:
