@@ -79,11 +79,12 @@ class LedgerBooks:
         return [*self._budgets, *(self._own_budget(k.id, k.budget) for k in keys if k.budget and not k.revoked_at)]
 
     def recent(self) -> list[Settle]:
-        """Calls of the last 25 minutes, as they would be settled."""
+        """Calls of the last 25 minutes that some rule counts, as they would be settled."""
         with self._ledger.snapshot() as view:
             return [
                 Settle(call.rid, call.rev, call.at, _charges(call.charges))
                 for call in view.settled_since(now_ms() - _LOOK_BACK_MS)
+                if call.charges
             ]
 
     def owner(self, provider: str, ref: ObjectRef) -> str | None:
