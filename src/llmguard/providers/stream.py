@@ -180,10 +180,13 @@ class SSEReader:
     # The protocol.
 
     def whole(self, status: int, content_type: str, body: bytes) -> None:
-        """Read a reply that arrived in one piece. Error replies cost nothing: only a status below 400 is read."""
+        """Read a reply that arrived in one piece, by its own first bytes where its media type is wrong.
+
+        Error replies cost nothing: only a status below 400 is read.
+        """
         if status >= 400:
             return
-        if content_type.startswith("text/event-stream"):
+        if content_type.startswith("text/event-stream") or body.startswith((b"data:", b"event:")):
             self.feed(body)
             self.flush()
         else:

@@ -199,6 +199,9 @@ def test_a_whole_reply_may_be_an_event_stream() -> None:
     reader.whole(200, "text/event-stream; charset=utf-8", b'data: {"a":1}\n\ndata: "end"\n\n')
     assert reader.seen == [b'{"a":1}', b'"end"']
     reader = Letters()
+    reader.whole(200, "application/json", b'data: {"mislabelled":1}\n\n')
+    assert reader.seen == [b'{"mislabelled":1}']
+    reader = Letters()
     reader.whole(200, "application/json", b"{}")
     reader.whole(500, "application/json", b'{"error":1}')
     assert reader.seen == [b"{}"]
