@@ -105,7 +105,8 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
 
     Beside OpenAI's names: ``prompt_cache_hit_tokens`` (DeepSeek), ``num_cached_tokens`` (Mistral), ``cached_tokens``
     (Moonshot), ``cache_read_input_tokens`` and ``cache_creation`` (gateways to Anthropic). Where the total is input +
-    output + reasoning, the provider (xAI) left reasoning out of the output, and it is added.
+    output + reasoning, the provider (xAI) left reasoning out of the output, and it is added; audio that is left out of
+    the input (Mistral) likewise.
     """
     read = _first(usage, "prompt_tokens")
     output = _first(usage, "completion_tokens")
@@ -118,6 +119,9 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
     reasoning = _first(usage, ("completion_tokens_details", "reasoning_tokens"), "reasoning_tokens")
     if reasoning and total == read + output + reasoning:
         output += reasoning
+    audio = _first(usage, ("prompt_tokens_details", "audio_tokens"))
+    if audio and total == read + output + audio:
+        read += audio
     return Usage(
         input_tokens=read,
         output_tokens=output,
@@ -134,7 +138,7 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
         ),
         reasoning_tokens=reasoning,
         cache_write_1h_tokens=_first(usage, ("cache_creation", "ephemeral_1h_input_tokens")),
-        input_audio_tokens=_first(usage, ("prompt_tokens_details", "audio_tokens")),
+        input_audio_tokens=audio,
         output_audio_tokens=_first(usage, ("completion_tokens_details", "audio_tokens")),
     )
 
