@@ -20,6 +20,7 @@ from llmguard.errors import LedgerUnavailable
 from llmguard.ledger import Ledger, Shipper, Spool, Verified
 from llmguard.ledger.engine import reading
 from llmguard.ledger.objects import Owner
+from llmguard.ledger.posting import post_singly
 from llmguard.ledger.rollups import differences
 from tests.support.ledger import (
     PEPPER,
@@ -305,6 +306,34 @@ def test_a_row_that_is_rejected_does_not_hold_up_the_others(ledger: Ledger, rng:
     assert ledger.rollup_differences() == []
 
 
+def test_a_database_that_goes_away_while_rows_are_sorted_out_loses_none(
+    ledger: Ledger, rng: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = spool_of(tmp_path)
+    shipper = ledger.shipper(spool)
+    records = [settle(entry(rng)) for _ in range(5)]
+    records[3] = settle(entry(rng, bytes_out=1 << 63))
+    for record in records:
+        spool.append(record)
+    calls = 0
+
+    def failing(*args: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise LedgerUnavailable("gone")
+        return post_singly(*args)
+
+    monkeypatch.setattr("llmguard.ledger.shipper.post_singly", failing)
+    with pytest.raises(LedgerUnavailable):
+        shipper.ship()
+    assert shipper.shipped == 0
+    shipper.ship()
+    assert shipper.shipped == 5
+    assert one(ledger, "SELECT count(*) FROM llmguard_entries") == 5
+    assert ledger.rollup_differences() == []
+
+
 def test_an_adopter_keeps_what_it_cannot_read(ledger: Ledger, rng: random.Random, tmp_path: Path) -> None:
     abandon(spool_of(tmp_path), [settle(entry(rng)), settle(entry(rng, org=None)), settle(entry(rng))])
     assert Heard().adopt(ledger, tmp_path).rows == 2
@@ -350,16 +379,18 @@ class Heard:
 
 def interrupted_calls(rng: random.Random) -> tuple[list[Record], dict[str, Any]]:
     """One call of each way to end, or not to."""
-    names = ("done", "void", "held", "sent", "streaming", "again")
+    names = ("done", "void", "held", "sent", "streaming", "again", "retried")
     calls = {name: entry(rng) for name in names}
-    done, void, held, gone, streaming, again = calls.values()
+    done, void, held, gone, streaming, again, retried = calls.values()
+    retry = retried._replace(attempt_id=new_id(rng))
     records: list[Record] = [
         hold(done), sent(done), partial(done, 9), settle(done),
         hold(void), sent(void), VoidRecord(void.event_id),
         hold(held),
         hold(gone), sent(gone),
         hold(streaming), sent(streaming), partial(streaming, 10), partial(streaming, 100),
-        hold(again), sent(again), hold(again), sent(again), partial(again, 1),
+        hold(again), sent(again), partial(again, 1), hold(again),
+        hold(retried), sent(retried), hold(retry),
     ]  # fmt: skip
     return records, calls
 
@@ -368,7 +399,7 @@ def test_a_dead_spool_is_settled_charged_and_released(ledger: Ledger, rng: rando
     records, calls = interrupted_calls(rng)
     abandon(spool_of(tmp_path), records)
     heard = Heard()
-    assert tuple(heard.adopt(ledger, tmp_path)) == (1, 4, 3, 1)
+    assert tuple(heard.adopt(ledger, tmp_path)) == (1, 4, 3, 2)
     found = rows(ledger, "SELECT event_id, cost_nano, usage_source, rev, interrupted FROM llmguard_entries")
     assert {str(event_id): rest for event_id, *rest in found} == {
         calls["done"].event_id: [12_345_678, "provider", 3, None],
@@ -376,7 +407,7 @@ def test_a_dead_spool_is_settled_charged_and_released(ledger: Ledger, rng: rando
         calls["streaming"].event_id: [7_000_000, "estimated", 1, "process_lost"],
         calls["again"].event_id: [2_050_000, "estimated", 1, "process_lost"],
     }
-    assert heard.released == [calls["held"].event_id]
+    assert heard.released == [calls["held"].event_id, calls["retried"].event_id]
     assert [record.entry.cost_nano for record in heard.settled] == [12_345_678, 20_000_000, 7_000_000, 2_050_000]
     assert [bucket.amount for bucket in heard.settled[2].buckets] == [7_000_000, 1_100, 0]
     assert list((tmp_path / "spool").iterdir()) == []
@@ -420,9 +451,9 @@ def test_an_adopter_that_fails_halfway_is_followed_by_another(
     with pytest.raises(ConnectionError):
         ledger.adopt(tmp_path / "spool", on_settled=heard.settled.extend, on_released=store_away)
     assert one(ledger, "SELECT count(*) FROM llmguard_entries") == 4
-    assert tuple(heard.adopt(ledger, tmp_path)) == (1, 0, 3, 1)
+    assert tuple(heard.adopt(ledger, tmp_path)) == (1, 0, 3, 2)
     assert one(ledger, "SELECT sum(cost_nano) FROM llmguard_entries") == 41_395_678
-    assert len(heard.released) == 1
+    assert len(heard.released) == 2
     assert Counter(record.entry.event_id for record in heard.settled).most_common()[-1][1] == 2
     assert ledger.rollup_differences() == []
 
@@ -438,8 +469,8 @@ def test_adopters_that_race_do_the_work_once(ledger: Ledger, rng: random.Random,
         thread.start()
     for thread in threads:
         thread.join()
-    assert [sum(column) for column in zip(*results, strict=True)] == [6, 24, 18, 6]
-    assert sum(len(h.released) for h in heard) == 6
+    assert [sum(column) for column in zip(*results, strict=True)] == [6, 24, 18, 12]
+    assert sum(len(h.released) for h in heard) == 12
     assert one(ledger, "SELECT sum(cost_nano) FROM llmguard_entries") == 6 * 41_395_678
 
 

@@ -11,7 +11,7 @@ import random
 import sys
 from pathlib import Path
 
-from llmguard.core.records import VoidRecord
+from llmguard.core.records import Entry, VoidRecord
 from llmguard.ledger import Ledger, Spool
 from tests.support.ledger import PEPPER, entry, hold, partial, sent, settle
 
@@ -22,25 +22,38 @@ def say(*words: object) -> None:
 
 
 def work(directory: Path, ledger: Ledger, seed: int) -> None:
-    """Run calls of every kind, three at a time, for ever."""
+    """Run calls of every kind for ever: three short ones at a time, beside long ones that outlive many segments."""
     rng = random.Random(seed)
-    spool = Spool(directory, segment_bytes=64 * 1024, reserve_bytes=64 * 1024)
+    spool = Spool(directory, segment_bytes=16 * 1024, reserve_bytes=64 * 1024)
     ledger.shipper(spool, interval=0.002).start()
+    running: list[Entry] = []
+
+    def start() -> Entry:
+        call = entry(rng, cost_nano=rng.randrange(1, 10_000), cost_input_nano=1)
+        spool.append(hold(call))
+        return call
+
+    def send(call: Entry) -> None:
+        spool.append(sent(call))
+        say("sent", call.event_id)
+        if rng.random() < 0.3:
+            spool.append(partial(call, rng.randrange(100)))
+
+    def end(call: Entry) -> None:
+        spool.append(settle(call))
+        say("done", call.event_id, call.cost_nano)
+
     while True:
-        calls = [entry(rng, cost_nano=rng.randrange(1, 10_000), cost_input_nano=1) for _ in range(3)]
-        for call in calls:
-            spool.append(hold(call))
-        for call in calls:
-            if rng.random() < 0.1:
-                spool.append(VoidRecord(call.event_id))
-                continue
-            spool.append(sent(call))
-            say("sent", call.event_id)
-            if rng.random() < 0.3:
-                spool.append(partial(call, rng.randrange(100)))
-        for call in calls:
-            spool.append(settle(call))
-            say("done", call.event_id, call.cost_nano)
+        running.append(start())
+        send(running[-1])
+        if len(running) > 20:
+            end(running.pop(rng.randrange(20)))
+        short = [start() for _ in range(3)]
+        spool.append(VoidRecord(short.pop().event_id))
+        for call in short:
+            send(call)
+        for call in short:
+            end(call)
 
 
 def main() -> None:

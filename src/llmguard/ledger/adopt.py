@@ -144,13 +144,22 @@ class _Adoption:
                     self._open.pop(record.entry.event_id, None)
                     yield seq, record
                 case HoldRecord():
-                    self._open[record.entry.event_id] = _Open(record)
+                    self._begin(record)
                 case VoidRecord():
                     self._open.pop(record.event_id, None)
                 case SentRecord() if record.event_id in self._open:
                     self._open[record.event_id].sent = record
                 case PartialRecord() if record.event_id in self._open:
                     self._open[record.event_id].partial = record
+
+    def _begin(self, hold: HoldRecord) -> None:
+        """A running call is written down again when its segment goes; then what followed its first HOLD still holds."""
+        event_id = hold.entry.event_id
+        known = self._open.get(event_id)
+        if known is not None and known.hold.entry.attempt_id == hold.entry.attempt_id:
+            known.hold = hold
+        else:
+            self._open[event_id] = _Open(hold)
 
     def _post(self, records: Sequence[SettleRecord], seq: int) -> int:
         if not records:

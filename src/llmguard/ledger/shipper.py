@@ -90,7 +90,11 @@ class Shipper:
         self._engine = engine
         self._interval = interval
         self._batch = batch
-        self._forgetter = Forgetter(self._reset)
+        self._forgetter = Forgetter(self._forget)
+        self._reset()
+
+    def _forget(self) -> None:
+        self._reader.close()
         self._reset()
 
     def _reset(self) -> None:
@@ -99,7 +103,6 @@ class Shipper:
         self._wake = threading.Event()
         self._moved = threading.Condition()
         self._stopping = False
-        self._draining = False
         self.shipped = 0
         self.error: str | None = None
 
@@ -177,13 +180,9 @@ class Shipper:
         start = self._reader.seq
         first = self._reader.read(SLICE)
         if first:
-            spool = self.spool.path
-            assert spool is not None
             try:
-                post(self._engine, self._slices(first), spool=spool.name, reached=lambda: self._reader.seq - 1)
-            except rejections(self._engine):
-                self._post_singly(start)
-            except LedgerUnavailable:
+                self._post(first, start)
+            except BaseException:
                 self._reader.rewind(start)
                 raise
         self.spool.retire(self._reader.seq - 1)
@@ -191,6 +190,14 @@ class Shipper:
             self.shipped = self._reader.seq - 1
             self._moved.notify_all()
         return bool(first)
+
+    def _post(self, first: list[SettleRecord], start: int) -> None:
+        spool = self.spool.path
+        assert spool is not None
+        try:
+            post(self._engine, self._slices(first), spool=spool.name, reached=lambda: self._reader.seq - 1)
+        except rejections(self._engine):
+            self._post_singly(start)
 
     def _slices(self, first: list[SettleRecord]) -> Iterator[list[SettleRecord]]:
         settled, taken = first, 0

@@ -136,7 +136,7 @@ class Spool:
     def _follow(self, kind: int, record: Any) -> None:
         """Know which calls are running."""
         if kind == HOLD:
-            self._running[record.entry.event_id] = _Running(self._parts[-1].first, record)
+            self._begin(record)
         elif kind == SETTLE:
             self._running.pop(record.entry.event_id, None)
         else:
@@ -149,6 +149,15 @@ class Spool:
                 running.partial = record
             else:
                 del self._running[record.event_id]
+
+    def _begin(self, hold: HoldRecord) -> None:
+        """A HOLD of another attempt begins anew; of the same one it only takes the place of the earlier HOLD."""
+        event_id = hold.entry.event_id
+        running = self._running.get(event_id)
+        if running is not None and running.hold.entry.attempt_id == hold.entry.attempt_id:
+            running.hold = hold
+        else:
+            self._running[event_id] = _Running(self._parts[-1].first, hold)
 
     def sync(self) -> None:
         """Put everything appended so far on the disk; callers at the same time share one fsync.
@@ -168,7 +177,8 @@ class Spool:
             try:
                 os.fdatasync(fd)
             except OSError as error:
-                self._lose(error)
+                with self._lock:
+                    self._lose(error)
                 self._refuse_if_lost()
             finally:
                 os.close(fd)
@@ -227,7 +237,11 @@ class Spool:
             own = f"{os.getpid()}-{uuid.uuid4().hex}"
             unfinished = self.directory / (UNFINISHED + own)
             unfinished.mkdir(mode=0o700)
-            self._lock_fd = os.open(unfinished / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                self._lock_fd = os.open(unfinished / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            except OSError:
+                unfinished.rmdir()
+                raise
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.path = unfinished.rename(self.directory / own)
             if self._strict:
@@ -287,7 +301,7 @@ class Spool:
                 return
             try:
                 self._carry(part.first)
-            except SpoolFull:
+            except GuardUnavailable:
                 return
             part.path.unlink()
             with self._lock:
@@ -306,11 +320,12 @@ class Spool:
 
     def _write_again(self, running: _Running) -> None:
         self._put(HOLD, codec.encode((HOLD, running.hold)), urgent=True)
-        running.segment = self._parts[-1].first
+        segment = self._parts[-1].first
         if running.sent is not None:
             self._put(SENT, codec.encode((SENT, running.sent)), urgent=True)
         if running.partial is not None:
             self._put(PARTIAL, codec.encode((PARTIAL, running.partial)), urgent=True)
+        running.segment = segment
 
     # ------------------------------------------------------------------ the end
 

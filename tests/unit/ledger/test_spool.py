@@ -168,6 +168,19 @@ def test_a_running_call_outlives_its_segment(tmp_path: Path) -> None:
     assert not [record for record in written(spool) if not isinstance(record, SettleRecord)]
 
 
+def test_a_hold_that_is_raised_forgets_nothing_of_a_running_call(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    spool = small(tmp_path)
+    call = entry(rng)
+    raised = hold(call._replace(cap_nano=99_000_000))
+    for record in (hold(call), sent(call), partial(call, 5), raised):
+        spool.append(record)
+    for _ in range(40):
+        spool.append(settle(entry(rng)))
+    spool.retire(spool.seq)
+    assert written(spool)[-3:] == [raised, sent(call), partial(call, 5)]
+
+
 def test_running_calls_move_on_through_the_reserve_when_the_quota_is_used_up(tmp_path: Path) -> None:
     rng = random.Random(1)
     spool = small(tmp_path)
