@@ -16,6 +16,8 @@ from llmguard.providers.routes import Route
 
 _ESCAPED_ASCII = b"\\u00"
 """Every way to spell a member's name other than plainly has this in it."""
+_REFERENCE = "item_reference"
+"""The type by which OpenAI's bodies name an item of any conversation by its `id` alone."""
 _GOOGLE_FILE = re.compile(r"(?:files/|.*generativelanguage.*/files/)([^/:?#]+)", re.IGNORECASE | re.DOTALL)
 _ELSEWHERE = re.compile(r"(?:gs|https?)://", re.IGNORECASE)
 
@@ -34,7 +36,8 @@ class Names:
     folded: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "needles", (*(b'"%s"' % name.encode() for name in self.kinds), _ESCAPED_ASCII))
+        words = (_REFERENCE, *self.kinds)
+        object.__setattr__(self, "needles", (*(b'"%s"' % word.encode() for word in words), _ESCAPED_ASCII))
         object.__setattr__(self, "folded", frozenset(name.lower() for name in self.kinds))
 
     def named(self, body: bytes, doc: dict[str, Any]) -> tuple[ObjectRef, ...]:
@@ -55,7 +58,7 @@ class Names:
                 waiting.extend(value for name, value in node.items() if name not in self.opaque)
 
     def _members(self, node: dict[str, Any]) -> Iterator[ObjectRef]:
-        if node.get("type") == "item_reference" and type(node.get("id")) is str:
+        if node.get("type") == _REFERENCE and type(node.get("id")) is str:
             yield ObjectRef("item", node["id"])
         for name, kind in self.kinds.items():
             value = node.get(name)
