@@ -1,44 +1,66 @@
 """`llmguard budgets list`: how every budget stands."""
 
+# ruff: noqa: PLC0415  the command loads what it needs when it runs
+
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmguard.cli.common import ConfigOption, JsonOption, open_guard, print_json, print_table
-from llmguard.core.buckets import Bucket
+from llmguard.cli.common import (
+    ConfigOption,
+    JsonOption,
+    moment,
+    open_guard,
+    open_ledger,
+    print_json,
+    print_table,
+    say,
+)
 from llmguard.core.money import usd_string
+
+if TYPE_CHECKING:
+    from llmguard.core.buckets import Bucket
+    from llmguard.core.moves import Level
 
 app = typer.Typer(help="Budgets and how they stand.", no_args_is_help=True)
 
-_COLUMNS = ("rule", "scope", "window", "limit", "settled", "remaining", "unit", "reset_at", "mode")
+_COLUMNS = ("rule", "scope", "window", "limit", "settled", "held", "remaining", "unit", "reset_at", "mode")
 
 
 @app.command("list")
 def list_budgets(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Every budget in its current window, one row per bucket that was used; settled amounts are the ledger's."""
+    """Show every budget in its current window.
+
+    Where a scope has a `*`, there is one row for each value that was charged. What is held for running calls is known
+    to a store on the network only; one in memory is the serving process's own.
+    """
+    from llmguard.cli.spools import ship_dead_spools
+
     guard = open_guard(config)
-    ledger = guard.ledger()
-    ledger.make_ready()
-    books = guard.books(ledger)
-    books.prepare()
-    rows = [_row(bucket, settled) for bucket, settled in books.standing()]
+    ledger = open_ledger(guard)
+    ship_dead_spools(guard, ledger)
+    standing = guard.books(ledger).standing()
+    modes = {rule.name: rule.mode for rule in guard.config.budget_rules}
+    rows = [_row(bucket, settled, None, modes.get(bucket.rule, "enforce")) for bucket, settled in standing]
     if as_json:
-        print_json({"budgets": rows})
-    else:
-        readable = [
-            row | {"scope": ", ".join(f"{k}={v}" for k, v in row["scope"].items()) or "everyone"} for row in rows
-        ]
-        print_table(_COLUMNS, readable)
+        print_json(rows)
+        return
+    print_table(_COLUMNS, [row | {"scope": _readable(row["scope"])} for row in rows])
+    if any(row["held"] is None for row in rows):
+        say("held: live calls of the serving process are not visible here")
 
 
-def _row(bucket: Bucket, settled: int) -> dict[str, Any]:
+def _row(bucket: Bucket, settled: int, level: Level | None, mode: str) -> dict[str, Any]:
     def amount(number: int) -> str:
         return usd_string(number) if bucket.unit == "usd" else str(number)
 
-    reset_at = datetime.fromtimestamp(bucket.end / 1000, UTC).isoformat() if bucket.end else None
+    if level is not None:
+        settled, orphan, held = level.settled, level.orphan, level.held
+    else:
+        orphan = held = 0
     return {
         "rule": bucket.rule,
         "scope": dict(bucket.scope),
@@ -46,8 +68,13 @@ def _row(bucket: Bucket, settled: int) -> dict[str, Any]:
         "unit": bucket.unit,
         "limit": amount(bucket.limit),
         "settled": amount(settled),
-        "held": amount(0),
-        "remaining": amount(max(bucket.limit - settled, 0)),
-        "reset_at": reset_at,
-        "mode": "enforce",
+        "orphan": None if level is None else amount(orphan),
+        "held": None if level is None else amount(held),
+        "remaining": amount(max(bucket.limit - settled - orphan - held, 0)),
+        "reset_at": moment(bucket.end) if bucket.end else None,
+        "mode": mode,
     }
+
+
+def _readable(scope: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in scope.items()) or "everyone"

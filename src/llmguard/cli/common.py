@@ -1,16 +1,24 @@
-"""What the commands share."""
+"""What the commands share: options, opening what the configuration names, printing.
+
+A command loads what it needs when it runs, so that `--help` and a mistyped option are answered at once.
+"""
+
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from llmguard.guard import Guard
+if TYPE_CHECKING:
+    from llmguard.guard import Guard
+    from llmguard.ledger import Ledger
+
+T = TypeVar("T")
 
 ConfigOption = Annotated[
     str | None,
@@ -21,7 +29,36 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def open_guard(config: str | None) -> Guard:
     """The checked guard of a command. Raises ConfigError."""
+    from llmguard.guard import Guard
+
     return Guard(config)
+
+
+def open_ledger(guard: Guard) -> Ledger:
+    """The ledger, ready for use: an SQLite one is made or migrated. Raises LedgerUnavailable."""
+    ledger = guard.ledger()
+    ledger.make_ready()
+    return ledger
+
+
+def read_option(option: str, read: Callable[[str], T], text: str) -> T:
+    """An option's value in the grammar of the configuration; what is wrong with it is a usage error."""
+    from llmguard.config.units import Wrong
+
+    try:
+        return read(text)
+    except Wrong as error:
+        raise typer.BadParameter(f"{option} {text!r} is {error}") from None
+
+
+def say(message: str) -> None:
+    """A remark or an error, on standard error."""
+    typer.echo(f"llmguard: {message}", err=True)
+
+
+def moment(epoch_ms: int | None) -> str | None:
+    """Epoch milliseconds as ISO 8601 in UTC, whole seconds."""
+    return None if epoch_ms is None else datetime.fromtimestamp(epoch_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def print_json(document: Any) -> None:
@@ -30,8 +67,8 @@ def print_json(document: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows for people: one line each, missing values as a dash."""
-    table = Table(*columns, box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*("-" if row.get(column) is None else str(row[column]) for column in columns))
-    Console().print(table)
+    """Rows for people: one line each, missing values as a dash, never cut short."""
+    lines = [columns, *(["-" if row.get(name) is None else str(row[name]) for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,14 +1,15 @@
 """`llmguard check-config` and `llmguard config schema|show`."""
 
+# ruff: noqa: PLC0415  each command loads what it needs when it runs
+
 from __future__ import annotations
 
-from typing import Annotated, Any
+import sys
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel, SecretStr
 
-from llmguard.cli.common import ConfigOption, JsonOption, open_guard, print_json
-from llmguard.config import check, json_schema
+from llmguard.cli.common import ConfigOption, JsonOption, print_json
 
 app = typer.Typer(help="The configuration's grammar, and the one in force.", no_args_is_help=True)
 
@@ -19,11 +20,16 @@ def register(root: typer.Typer) -> None:
 
 
 def check_config(
-    file: Annotated[str | None, typer.Argument(help="Configuration file.")] = None,
+    file: Annotated[str | None, typer.Argument(help="Configuration file, in place of --config.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name every mistake with file, line, the wrong value and a right one; exit 2 when there is one."""
+    """Name every mistake in a configuration.
+
+    Each with its file and line, the wrong value and a right one; exit status 2 when there is one.
+    """
+    from llmguard.config import check
+
     problems = check(file or config)
     if as_json:
         print_json([{"where": p.where, "message": p.message, "fix": p.fix} for p in problems])
@@ -37,24 +43,29 @@ def check_config(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of llmguard.yaml."""
+def schema(as_json: JsonOption = False) -> None:
+    """Print the JSON Schema of llmguard.yaml.
+
+    It is JSON with and without --json.
+    """
+    from llmguard.config import json_schema
+
     print_json(json_schema())
 
 
 @app.command()
-def show(config: ConfigOption = None) -> None:
-    """Print the configuration in force, defaults included, secrets masked."""
-    print_json(_plain(open_guard(config).config))
+def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Print the configuration in force.
 
+    With all defaults, and with secrets masked.
+    """
+    from ruamel.yaml import YAML
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, SecretStr):
-        return "***"
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, bool)) or value is None else str(value)
+    from llmguard.cli.written import written
+    from llmguard.config import load
+
+    document = written(load(config))
+    if as_json:
+        print_json(document)
+    else:
+        YAML(pure=True).dump(document, sys.stdout)

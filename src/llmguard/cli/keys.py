@@ -1,24 +1,36 @@
 """`llmguard keys create|list|rotate|revoke`: virtual keys."""
 
+# ruff: noqa: PLC0415  each command loads what it needs when it runs
+
 from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmguard.cli.common import ConfigOption, JsonOption, open_guard, print_json, print_table
-from llmguard.config import own_budget
-from llmguard.config.units import Wrong, duration
-from llmguard.ledger import Ledger
-from llmguard.ledger.keys import Key
+from llmguard.cli.common import (
+    ConfigOption,
+    JsonOption,
+    moment,
+    open_guard,
+    open_ledger,
+    print_json,
+    print_table,
+    read_option,
+    say,
+)
 from llmguard.runtime.ids import now_ms
 
-app = typer.Typer(help="Virtual keys: made, listed, rotated, revoked.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from llmguard.ledger.keys import Key, Keys
+
+app = typer.Typer(help="Virtual keys.", no_args_is_help=True)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_ANY_FEATURE = "*"
+_COLUMNS = ("id", "team", "env", "feature", "budget", "created_at", "expires_at", "status")
 _KeyId = Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")]
 
 
@@ -26,32 +38,38 @@ _KeyId = Annotated[str, typer.Argument(help="The key's id, as `keys list` shows 
 def create(
     team: Annotated[str, typer.Option(help="Team that its calls are charged to.")],
     env: Annotated[str, typer.Option(help="Environment, such as prod.")] = "default",
-    feature: Annotated[str, typer.Option(help="Feature; `*` lets callers name any.")] = "default",
+    feature: Annotated[str, typer.Option(help="Feature; '*' lets callers name any.")] = "default",
     expires: Annotated[str | None, typer.Option(help="How long it is good for, such as 30d.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Its own budget, such as $5/day.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Its own budget, such as '$5/day'.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key. It is shown once."""
-    for option, value in (("--team", team), ("--env", env), ("--feature", feature)):
-        _check_name(option, value)
+    """Make a key, which is shown once."""
+    from llmguard.config import own_budget
+    from llmguard.config.units import duration
+
+    _check_name("--team", team)
+    _check_name("--env", env)
+    if feature != _ANY_FEATURE:
+        _check_name("--feature", feature)
     if budget is not None:
-        _try("--budget", lambda: own_budget("new", budget))
-    lifetime = None if expires is None else _try("--expires", lambda: duration(expires))
-    ledger = _ledger(config)
-    ends = None if lifetime is None else now_ms() + lifetime
-    key, text = ledger.keys.create(team, env, feature, expires_at=ends, budget=budget)
+        read_option("--budget", lambda text: own_budget("new", text), budget)
+    ends = None if expires is None else now_ms() + read_option("--expires", duration, expires)
+    key, text = _keys(config).create(team, env, feature, expires_at=ends, budget=budget)
     _show(key, text, as_json)
 
 
 @app.command("list")
 def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Every key, revoked ones too, the newest first; never their secrets."""
-    rows = [_row(key) for key in _ledger(config).keys.list()]
+    """Show every key, revoked ones too.
+
+    The newest first, and never their secrets.
+    """
+    rows = [_row(key) for key in _keys(config).list()]
     if as_json:
-        print_json({"keys": rows})
+        print_json(rows)
     else:
-        print_table(("id", "team", "env", "feature", "budget", "created_at", "expires_at", "status"), rows)
+        print_table(_COLUMNS, rows)
 
 
 @app.command()
@@ -61,56 +79,56 @@ def rotate(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a key a new secret; the present one stays good for a while."""
-    grace_ms = _try("--grace", lambda: duration(grace))
+    """Give a key a new secret.
+
+    The present one stays good for a while.
+    """
+    from llmguard.config.units import duration
+
+    grace_ms = read_option("--grace", duration, grace)
     try:
-        key, text = _ledger(config).keys.rotate(key_id, grace_ms=grace_ms)
+        key, text = _keys(config).rotate(key_id, grace_ms=grace_ms)
     except KeyError:
-        raise typer.BadParameter(f"no active key {key_id!r}; see `llmguard keys list`") from None
+        say(f"there is no active key {key_id!r}; `llmguard keys list` shows all of them")
+        raise typer.Exit(1) from None
     _show(key, text, as_json)
 
 
 @app.command()
 def revoke(key_id: _KeyId, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """End a key now; every worker hears of it within a second."""
+    """End a key now.
+
+    Every process hears of it within a second.
+    """
     try:
-        key = _ledger(config).keys.revoke(key_id)
+        key = _keys(config).revoke(key_id)
     except KeyError:
-        raise typer.BadParameter(f"no key {key_id!r}; see `llmguard keys list`") from None
+        say(f"there is no key {key_id!r}; `llmguard keys list` shows all of them")
+        raise typer.Exit(1) from None
     if as_json:
         print_json(_row(key))
     else:
         typer.echo(f"key {key.id} is revoked")
 
 
-def _ledger(config: str | None) -> Ledger:
-    ledger = open_guard(config).ledger()
-    ledger.make_ready()
-    return ledger
+def _keys(config: str | None) -> Keys:
+    return open_ledger(open_guard(config)).keys
 
 
 def _check_name(option: str, value: str) -> None:
-    if value != "*" and not _NAME.fullmatch(value):
+    if not _NAME.fullmatch(value):
         raise typer.BadParameter(f"{option} {value!r}: write letters, digits and . _ - / (at most 128), such as search")
-
-
-def _try(option: str, read: Any) -> Any:
-    try:
-        return read()
-    except Wrong as error:
-        raise typer.BadParameter(f"{option}: {error}") from None
 
 
 def _row(key: Key) -> dict[str, Any]:
     row = asdict(key)
-    for name in ("created_at", "expires_at", "revoked_at", "previous_until"):
-        if row[name] is not None:
-            row[name] = datetime.fromtimestamp(row[name] / 1000, UTC).isoformat(timespec="seconds")
-    return row | {"status": key.status(now_ms())}
+    times = {name: moment(row[name]) for name in ("created_at", "expires_at", "revoked_at", "previous_until")}
+    return row | times | {"status": key.status(now_ms())}
 
 
 def _show(key: Key, text: str, as_json: bool) -> None:
     if as_json:
-        print_json({"id": key.id, "key": text} | {k: v for k, v in _row(key).items() if k != "id"})
+        row = _row(key)
+        print_json({"id": row.pop("id"), "key": text, **row})
     else:
         typer.echo(f"{text}\n\nkey {key.id} for team {key.team}, env {key.env}, feature {key.feature}; shown only now")

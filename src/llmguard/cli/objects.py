@@ -1,16 +1,18 @@
 """`llmguard objects`: who owns what is stored at a provider."""
 
+# ruff: noqa: PLC0415  the command loads what it needs when it runs
+
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 
-from llmguard.cli.common import ConfigOption, open_guard
-from llmguard.ledger.objects import Owner
+from llmguard.cli.common import ConfigOption, open_guard, open_ledger, say
 from llmguard.runtime.ids import now_ms
 
-app = typer.Typer(help="Objects at providers (files, responses, …) and the teams that own them.", no_args_is_help=True)
+app = typer.Typer(help="What is stored at providers, and whose.", no_args_is_help=True)
 
 
 @app.command()
@@ -22,15 +24,30 @@ def claim(
     org: Annotated[str, typer.Option(help="The team's organisation.")] = "default",
     config: ConfigOption = None,
 ) -> None:
-    """Enter an object that was made before llmguard stood in between, so that its team can use it."""
+    """Let a team use an object that it made before.
+
+    Files, responses and the like that were not made through llmguard belong to nobody until they are claimed.
+    """
+    from llmguard.ledger.objects import Owner
+
     guard = open_guard(config)
     if provider not in guard.config.providers:
         raise typer.BadParameter(f"{provider!r} is not configured; there are: {', '.join(guard.config.providers)}")
-    ledger = guard.ledger()
-    ledger.make_ready()
-    ledger.objects.add(kind, provider, object_id, Owner(org, team, now_ms(), None))
-    owner = ledger.objects.owner(kind, provider, object_id)
+    if kind not in (known := _kinds()):
+        raise typer.BadParameter(f"{kind!r} is no kind of object; there are: {', '.join(sorted(known))}")
+    objects = open_ledger(guard).objects
+    objects.add(kind, provider, object_id, Owner(org, team, now_ms(), None))
+    owner = objects.owner(kind, provider, object_id)
     if owner != (org, team):
-        typer.echo(f"{kind} {object_id} already belongs to {'/'.join(owner or ())}", err=True)
+        say(f"{kind} {object_id} already belongs to {'/'.join(owner or ())}; only its own team can delete it")
         raise typer.Exit(1)
     typer.echo(f"{kind} {object_id} at {provider} belongs to {org}/{team}")
+
+
+def _kinds() -> set[str]:
+    """The kinds that paths and bodies name."""
+    from llmguard.providers import route_rows as rows
+    from llmguard.providers.objects import NAMES
+
+    in_paths = re.findall(r"[+{]([a-z_]+)", rows.OPENAI + rows.ANTHROPIC + rows.GEMINI)
+    return set(in_paths).union(*(names.kinds.values() for names in NAMES.values())) - {"model", "tuned"}

@@ -1,67 +1,113 @@
 """`llmguard serve`: the gateway."""
 
+# ruff: noqa: PLC0415  the command loads the server when it runs
+
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
-from typing import Annotated
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmguard.cli.common import ConfigOption, open_guard
+from llmguard.cli.common import ConfigOption, open_guard, open_ledger, say
 from llmguard.errors import ConfigError, Problem
-from llmguard.guard import Guard
-from llmguard.proxy import server
+
+if TYPE_CHECKING:
+    from llmguard.config import Config
+    from llmguard.guard import Guard
 
 DEVELOPMENT = "dev"
 
 
-def register(app: typer.Typer) -> None:
+def register(root: typer.Typer) -> None:
     """Add the command."""
-    app.command()(serve)
+    root.command()(serve)
 
 
 def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of the configured one.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on, instead of the configured one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes, instead of the configured number.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Port to listen on, instead of the configured one.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Worker processes, instead of the configured number.")
+    ] = None,
 ) -> None:
     """Run the gateway until SIGTERM."""
+    from llmguard.proxy import server
+
     guard = open_guard(config)
     settings = guard.config.server
     host, port, workers = host or settings.host, port or settings.port, workers or settings.workers
-    _check(guard, host, workers)
+    _check_options(guard.config, host, workers)
+    _check_machine(guard.config, host, port)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if guard.config.development:
         _welcome(guard, host, port)
     server.share_config(config)
-    server.run(guard, host=host, port=port, workers=workers)
+    try:
+        server.run(guard, host=host, port=port, workers=workers)
+    except SystemExit as end:  # uvicorn has said why
+        raise typer.Exit(1 if end.code else 0) from None
 
 
-def _check(guard: Guard, host: str, workers: int) -> None:
+def _check_options(config: Config, host: str, workers: int) -> None:
+    """What the configuration's own checks cannot know of. Raises ConfigError."""
     problems = []
-    if guard.config.development and not _loopback(host):
+    if config.development and not _is_loopback(host):
         fix = "listen on 127.0.0.1, or write an llmguard.yaml"
         problems.append(Problem("--host", f"{host} is not loopback, and this is development mode", fix))
-    if workers > 1 and guard.config.store == "memory://":
+    if workers > 1 and config.store == "memory://":
         fix = "use one worker, or store: redis://localhost:6379/0"
         problems.append(Problem("--workers", f"{workers} workers with memory:// would each spend every budget", fix))
     if problems:
         raise ConfigError(problems)
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
+def _check_machine(config: Config, host: str, port: int) -> None:
+    """Fail before anything is made when the port or the spool cannot be had."""
+    from llmguard.cli.spools import unwritable
+
+    trouble = _taken(host, port)
+    if trouble is None and (why := unwritable(Path(config.spool.path))) is not None:
+        trouble = f"spend cannot be recorded: {why}; let `spool.path` be a directory that this user may write to"
+    if trouble is not None:
+        say(trouble)
+        raise typer.Exit(1)
+
+
+def _taken(host: str, port: int) -> str | None:
+    """Why nobody can listen there; None when one can."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        where = f"{host}:{port}"
+        if error.errno == errno.EADDRINUSE:
+            return f"{where} is taken by another program; stop that one, or choose another --port"
+        if error.errno == errno.EACCES:
+            return f"this user may not listen on {where}; choose a --port above 1023"
+        return f"nobody can listen on {where} ({error.strerror}); choose another --host"
+    return None
+
+
 def _welcome(guard: Guard, host: str, port: int) -> None:
-    ledger = guard.ledger()
-    ledger.make_ready()
+    ledger = open_ledger(guard)
     _, key = ledger.keys.create(DEVELOPMENT, DEVELOPMENT, DEVELOPMENT)
     ledger.close()
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
