@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,18 +25,20 @@ ENDPOINTS = {
     "responses": "/v1/responses",
     "embeddings": "/v1/embeddings",
 }
+_DEPLOYMENT = re.compile(r"/deployments/([^/?]+)/")
 _OTHER_DIALECT = {("embeddings", "cohere"), ("embeddings", "bedrock"), ("embeddings", "gemini")}
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One recorded call. ``request`` is None where the source kept only the reply."""
+    """One recorded call. ``request`` is None where the source kept only the reply; ``model`` is one in its path."""
 
     id: str
     provider: str
     op: str
     tags: frozenset[str]
     request: bytes | None
+    model: str | None
     status: int
     body: bytes
     stream: bool
@@ -68,12 +71,14 @@ def _recording(record: dict[str, Any]) -> Recording:
     if text is None:
         text = json.dumps(response.get("body"), ensure_ascii=False, separators=(",", ":"))
     body = request.get("body") if request["body_kind"] == "json" else None
+    deployment = _DEPLOYMENT.search(record["endpoint"]["path"])
     return Recording(
         id=record["id"],
         provider=record["provider"],
         op=record["op"],
         tags=frozenset(record["tags"]),
         request=None if body is None else json.dumps(body, ensure_ascii=False).encode(),
+        model=deployment[1] if deployment else None,
         status=response["status"],
         body=text.encode(),
         stream="sse_text" in response,

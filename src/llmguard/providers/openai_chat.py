@@ -36,11 +36,12 @@ from llmguard.providers.openai_common import (
     model_name,
     refusal,
 )
-from llmguard.providers.openai_content import Content, part_texts
+from llmguard.providers.openai_content import TOOL_TOKENS, Content, part_texts
 
 _UNCOMMON = frozenset(
     (
         "best_of",
+        "functions",
         "include_reasoning",
         "modalities",
         "models",
@@ -49,6 +50,7 @@ _UNCOMMON = frozenset(
         "preset",
         "reasoning",
         "reasoning_format",
+        "response_format",
         "search_parameters",
         "tools",
         "web_search_options",
@@ -57,6 +59,7 @@ _UNCOMMON = frozenset(
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _UNLIMITED = -1  # llama.cpp and LM Studio
 _LOCAL_TOOLS = (None, "function", "custom")
+_FRAMED = ("tools", "functions", "response_format")
 _SERVER_TOOLS = ("web_search_options", "search_parameters", "plugins")
 _REROUTING = ("models", "preset")
 
@@ -121,7 +124,7 @@ class OpenAIChat:
         texts = _prompts(doc.get("prompt"))
         for message in doc.get("messages") or ():
             texts += _message_texts(message)
-        texts += [encode(doc[name]).decode() for name in ("tools", "functions", "response_format") if doc.get(name)]
+        texts += [encode(doc[name]).decode() for name in _FRAMED if doc.get(name)]
         return texts
 
     def overhead_tokens(self, call: Call) -> int:
@@ -194,13 +197,15 @@ def _earlier_audio(message: dict[str, Any], content: Content) -> None:
 
 
 def _look_at_tools(doc: dict[str, Any], content: Content) -> None:
-    """Tools that run at the provider feed what they find back into the prompt; speech has its own price."""
+    """Tools cost a description, those that run at the provider what they find, and speech has its own price."""
     for tool in take_list(doc, "tools") or ():
         if type(tool) is not dict:
             raise wrong("tools", tool, "an array of tool objects")
         if tool.get("type") not in _LOCAL_TOOLS:
             content.unseen = True
-    if any(map(doc.get, _SERVER_TOOLS)):
+    if any(map(doc.get, _FRAMED)):
+        content.tokens += TOOL_TOKENS
+    if any(doc.get(name) is not None for name in _SERVER_TOOLS):
         content.unseen = True
     if "audio" in (take_list(doc, "modalities") or ()):
         content.audio = True

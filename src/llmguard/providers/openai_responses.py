@@ -22,7 +22,7 @@ from llmguard.providers.base import (
     wrong,
 )
 from llmguard.providers.openai_common import FAMILY, MAX_OUTPUT, end_user, hides_output, model_name, refusal
-from llmguard.providers.openai_content import Content, part_texts
+from llmguard.providers.openai_content import TOOL_TOKENS, Content, part_texts
 from llmguard.providers.openai_responses_reader import ResponsesReader
 
 _LOCAL_TOOLS = frozenset(("function", "custom", "apply_patch", "local_shell", "computer", "computer_use_preview"))
@@ -77,7 +77,7 @@ class OpenAIResponses:
         prompt.read(doc)
         content = prompt.content
         reads = (*content.reads, *(objects.OPENAI.named(body, {"": prompt.unknown}) if prompt.unknown else ()))
-        reasoning = take_object(doc, "reasoning")
+        reasoning = take_object(doc, "reasoning") or {}
         return Call(
             self.name,
             FAMILY,
@@ -94,10 +94,10 @@ class OpenAIResponses:
             end_user=end_user(doc),
             prompt_bytes=len(body) - content.inline,
             extra_input_tokens=content.tokens,
-            server_context=content.unseen,
+            server_context=content.unseen or reasoning.get("mode") == "pro",
             writes_cache=True,
             audio=content.audio,
-            hidden_output=hides_output(name, reasoning.get("effort") if reasoning else None),
+            hidden_output=hides_output(name, reasoning.get("effort")),
             reads=tuple(dict.fromkeys(reads)),
             creates=None if take_bool(doc, "store") is False else "response",
         )
@@ -231,7 +231,9 @@ class _Prompt:
             self.unknown.append(item)
 
     def _tools(self, tools: list[Any] | None, where: str) -> None:
-        """Tools that run at the provider feed what they find back into the prompt."""
+        """Tools cost a description; those that run at the provider feed what they find back into the prompt."""
+        if tools:
+            self.content.tokens += TOOL_TOKENS
         for tool in tools or ():
             if type(tool) is not dict:
                 raise wrong(where, tool, "an array of tool objects")

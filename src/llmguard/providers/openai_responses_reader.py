@@ -49,7 +49,7 @@ class Event(msgspec.Struct, gc=False):
     type: str = ""
     delta: Any = None
     sequence_number: Any = None
-    response: msgspec.Raw | None = None
+    response: msgspec.Raw = msgspec.Raw(b"{}")
     item: Item | None = None
 
 
@@ -60,12 +60,13 @@ _decode_response = msgspec.json.Decoder(Response).decode
 class ResponsesReader(SSEReader):
     """The reader of the Responses dialect: usage comes with the last event."""
 
-    __slots__ = ("_call", "_first", "_sequence")
+    __slots__ = ("_began", "_call", "_first", "_sequence")
 
     def __init__(self, call: Call) -> None:
         super().__init__()
         self._call = call
-        self._first: bytes = b""
+        self._began = False
+        self._first = b""
         self._sequence = -1
 
     def _event(self, data: bytes) -> Fate:
@@ -82,19 +83,19 @@ class ResponsesReader(SSEReader):
             elif not kind.endswith("audio.delta"):
                 self._text(delta, per_token=2 if kind in _JSON_DELTAS else 4)
         elif kind in _LAST or kind == "error" or data.startswith(_DONE):
-            return self._last(kind, event.response)
-        elif kind in _FIRST and event.response is not None:
+            return self._last(kind, bytes(event.response))
+        elif kind in _FIRST:
+            self._began = True
             self._first = bytes(event.response)
             self._identity(_response(self._first))
         elif kind == "response.output_item.done" and event.item is not None:
             self._item(event.item)
         return PASS
 
-    def _last(self, kind: str, response: msgspec.Raw | None) -> Fate:
+    def _last(self, kind: str, response: bytes) -> Fate:
         self.finished = True
         self.failed = self.failed or kind in ("error", "response.failed")
-        if response is not None:
-            self._take(_response(bytes(response)))
+        self._take(_response(response))
         return HOLD
 
     def _reply(self, body: bytes) -> None:
@@ -127,7 +128,8 @@ class ResponsesReader(SSEReader):
             self.usage = responses_usage(response.usage)
         details = response.incomplete_details
         reason = details.get("reason") if type(details) is dict else None
-        self.finish_reason = str(reason or response.status) if reason or response.status else None
+        if reason or response.status:
+            self.finish_reason = str(reason or response.status)
 
     def _seen(self, usage: dict[str, Any]) -> None:
         self.usage = responses_usage(usage) or self.usage
@@ -137,6 +139,7 @@ class ResponsesReader(SSEReader):
 
     def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
         kind = _head_type(head)
+        self._began = True
         found = _HEAD_ID.search(head)
         self._identity(Response(id=found[1].decode("utf-8", "replace") if found else None))
         if kind in _LAST:
@@ -150,25 +153,23 @@ class ResponsesReader(SSEReader):
         return error_member(refuse, request_id)
 
     def _ending(self, refuse: Refuse, request_id: str) -> bytes:
-        """The event ``response.incomplete``: what was generated so far stands, and the response has ended."""
-        try:
-            first = jiter.from_json(self._first)
-        except ValueError:
-            first = None
-        response = first if type(first) is dict else _minimal(self._call, request_id)
+        """The event ``response.incomplete``: what was generated so far stands, and the response has ended.
+
+        Before it ``response.created``, where the provider sent none: the SDKs' helpers want to see one first.
+        """
+        response = _object(self._first) or _minimal(self._call, request_id)
         known = next((ref.id for ref in self.created if ref.kind == "response"), None)
-        response |= {
-            "id": known or response.get("id"),
-            "status": "incomplete",
-            "incomplete_details": {"reason": "max_output_tokens"},
-        }
-        event = {
-            "type": "response.incomplete",
-            "sequence_number": self._sequence + 1,
-            "response": response,
-            "llmguard": llmguard_object(refuse, request_id) | {"code": refuse.code, "message": refuse.message},
-        }
-        return sse.render(encode(event), b"response.incomplete")
+        response |= {"id": known or response.get("id"), "status": "in_progress"}
+        created = b"" if self._began else self._made("response.created", response)
+        response |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+        why = llmguard_object(refuse, request_id) | {"code": refuse.code, "message": refuse.message}
+        return created + self._made("response.incomplete", response, llmguard=why)
+
+    def _made(self, kind: str, response: dict[str, Any], **more: Any) -> bytes:
+        """An event of our own, next in the sequence."""
+        self._sequence += 1
+        event = {"type": kind, "sequence_number": self._sequence, "response": response, **more}
+        return sse.render(encode(event), kind.encode())
 
 
 def _minimal(call: Call, request_id: str) -> dict[str, Any]:
@@ -200,11 +201,11 @@ def _loose_event(data: bytes) -> Event:
     """What can be read of an event whose fields have an unexpected form."""
     doc = _object(data)
     kind = doc.get("type")
-    response = doc.get("response")
     return Event(
         type=kind if type(kind) is str else "",
         delta=doc.get("delta"),
-        response=msgspec.Raw(encode(response)) if type(response) is dict else None,
+        sequence_number=doc.get("sequence_number"),
+        response=msgspec.Raw(encode(doc.get("response"))),
     )
 
 
