@@ -202,7 +202,7 @@ _SECRET = re.compile(
     rb"(sk-|csk-|gsk_|xai-|pplx-|hf_|r8_|nvapi-|fw_|tgp_v1_|pa-|lg_|dapi|ghp_|github_pat_|AIza|AQ\.|ya29\.)"
     rb"[A-Za-z0-9_.\-]{12,}"
     rb"|(AKIA|ASIA)[A-Z0-9]{16}"
-    rb"|(eyJ)[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*"
+    rb"|(?<![_\-])(eyJ)[A-Za-z0-9_\-]{8,}+\.[A-Za-z0-9_\-]{8,}+\.[A-Za-z0-9_\-]*"
     rb"|((?:Bearer|Basic) +)(?=[A-Za-z._~+/=\-]*[0-9])[A-Za-z0-9._~+/=\-]{16,}"
     rb"|((?:api[_-]?key|key|access_token|sig|signature)=)[^&\s\"'<>*\\]{12,}"
     rb")",
