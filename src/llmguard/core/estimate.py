@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from llmguard.core.buckets import Bucket, RateBucket
 from llmguard.core.call import Call
@@ -24,7 +24,8 @@ class Estimate:
 
     ``input_tokens`` is an upper bound or, with ``exact``, counted. ``fixed_femto`` is what input and request fee cost
     at the dearest rate that may apply; ``output_femto`` is the price of one output token of every choice together.
-    ``max_output`` is the largest output of one choice; ``hidden_tokens`` is unseen input that only the cap counts.
+    ``expected`` and ``max_output`` are the likely and the largest output of one choice; ``hidden_tokens`` is unseen
+    input that only the cap counts.
     """
 
     input_tokens: int
@@ -36,33 +37,46 @@ class Estimate:
     hidden_femto: int
     output_femto: int
     hidden_tokens: int
+    nano: int = field(init=False)
+    """The estimate `e` in nano-USD, rounded up."""
+    fixed_nano: int = field(init=False)
+    output_nano: int = field(init=False)
 
-    def nano(self, output: int, *, worst: bool = False) -> int:
-        """Nano-USD with ``output`` tokens per choice, rounded up; ``worst`` adds the unseen input."""
-        femto = self.fixed_femto + output * self.output_femto + (self.hidden_femto if worst else 0)
+    def __post_init__(self) -> None:
+        self.nano = -(-(self.fixed_femto + self.expected * self.output_femto) // FEMTO_PER_NANO)
+        self.fixed_nano = -(-(self.fixed_femto + self.hidden_femto) // FEMTO_PER_NANO)
+        self.output_nano = -(-self.output_femto // FEMTO_PER_NANO)
+
+    @property
+    def cap_nano(self) -> int:
+        """The cap `c` in nano-USD, rounded up."""
+        femto = self.fixed_femto + self.hidden_femto + self.max_output * self.output_femto
         return -(-femto // FEMTO_PER_NANO)
 
-    def tokens(self, output: int, *, worst: bool = False) -> int:
-        """Input and output tokens together."""
-        return self.input_tokens + output * self.choices + (self.hidden_tokens if worst else 0)
+    @property
+    def tokens(self) -> int:
+        """The estimate in tokens, input and output together."""
+        return self.input_tokens + self.expected * self.choices
 
-    def hold(self, bucket: Bucket, output: int) -> Hold:
-        """What one bucket holds while ``output`` tokens per choice are expected."""
-        if bucket.unit == "usd":
-            per_output = -(-self.output_femto // FEMTO_PER_NANO)
-            estimate, fixed = self.nano(output), self.nano(0, worst=True)
-        elif bucket.unit == "tokens":
-            estimate, fixed, per_output = self.tokens(output), self.tokens(0, worst=True), self.choices
+    def grown(self, expected: int) -> Estimate:
+        """The same call when so much output per choice is expected, and one step more at most."""
+        return replace(self, expected=expected, max_output=expected + STEP)
+
+    def hold(self, bucket: Bucket) -> Hold:
+        """What one bucket holds."""
+        unit = bucket.unit
+        if unit == "usd":
+            amounts = self.nano, self.fixed_nano, self.output_nano
+        elif unit == "tokens":
+            amounts = self.tokens, self.input_tokens + self.hidden_tokens, self.choices
         else:
             return Hold(bucket.name, bucket.limit, bucket.ceiling, 1, 1, 0, 0, 0, True)
-        return Hold(
-            bucket.name, bucket.limit, bucket.ceiling, estimate, fixed, per_output, bucket.start, bucket.end, False
-        )
+        return Hold(bucket.name, bucket.limit, bucket.ceiling, *amounts, bucket.start, bucket.end)
 
     def rate(self, bucket: RateBucket) -> Rate:
         """What one rate limit counts for this call."""
         settles = bucket.unit == "tokens"
-        cost = self.tokens(self.expected) if settles else 1
+        cost = self.tokens if settles else 1
         return Rate(bucket.name, bucket.limit, bucket.period_ms, cost, settles)
 
     def fits_often(self, hold: Hold, used: int, exposed: int) -> bool:
@@ -71,8 +85,6 @@ class Estimate:
         That is fifty calls like it; a thousand where no overshoot is allowed, because there what one call holds too
         much is refused to another.
         """
-        if hold.concurrency:
-            return True
         calls = _CALLS_LEFT if hold.ceiling > hold.limit else _CALLS_LEFT_STRICT
         cap = hold.fixed + hold.per_output * self.max_output
         return used + calls * hold.estimate <= hold.limit and exposed + calls * cap <= hold.ceiling
@@ -87,7 +99,7 @@ def estimate(call: Call, quote: Quote, prompt_tokens: int | None) -> Estimate:
     text = call.prompt_bytes if prompt_tokens is None else prompt_tokens
     tokens = text + call.extra_input_tokens
     hidden = quote.context_window if call.server_context else 0
-    rates = price.at(tokens + hidden)
+    rates = price.at(tokens + hidden) if price.tiers else price.rates
     audio_in, audio_out = (rates.input_audio or 0, rates.output_audio or 0) if call.audio else (0, 0)
     input_rate = max(rates.dearest_input if call.writes_cache else rates.input, audio_in)
     largest = quote.max_output if call.max_tokens is None else call.max_tokens

@@ -8,7 +8,7 @@ the call went. Whatever dies without ``close`` is covered by lease expiry and sp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 from typing import Protocol
 
 from llmguard.core.buckets import Plan
@@ -17,12 +17,13 @@ from llmguard.core.decision import Admit, Decision, Refuse, Replay, Target
 from llmguard.core.effects import Emit, Spool, Steps
 from llmguard.core.estimate import Estimate
 from llmguard.core.money import Cost
+from llmguard.core.moves import Hold
 from llmguard.core.ports import Dialect, Quote, Reader
 from llmguard.core.records import SentRecord
 from llmguard.core.usage import Source, Usage
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a call stands."""
 
     NEW = auto()
@@ -56,7 +57,12 @@ _MOVES: dict[tuple[State, str], State] = {
 
 
 class Stage(Protocol):
-    """One concern of a call, hooked into its opening, its running and its end. Stages hold no state of one call."""
+    """One concern of a call, hooked into its opening, its running and its end. Stages hold no state of one call.
+
+    ``passive`` stages have a say in the opening only.
+    """
+
+    passive: bool
 
     def open(self, x: Exchange) -> Steps[Refuse | Replay | None]:
         """Let the call go on (None) or answer it."""
@@ -69,6 +75,17 @@ class Stage(Protocol):
     def close(self, x: Exchange, ending: Ending) -> Steps[None]:
         """The call is over. Must not wait for anything: only effects that a driver performs at once."""
         ...
+
+
+class Pipeline:
+    """The stages of a guard, in order, and which of them look after a running and an ending call."""
+
+    __slots__ = ("closing", "opening", "running")
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.opening = tuple(stages)
+        self.running = tuple(stage for stage in stages if not stage.passive)
+        self.closing = tuple(reversed(self.running))
 
 
 class Exchange:
@@ -94,6 +111,7 @@ class Exchange:
         "first_byte_at",
         "headers",
         "hold_written",
+        "holds",
         "next_partial",
         "now",
         "opened_at",
@@ -118,10 +136,9 @@ class Exchange:
         self,
         call: Call,
         dialect: Dialect,
-        stages: Sequence[Stage],
+        stages: Pipeline,
         *,
         event_id: str,
-        attempt_id: str,
         secret: str | None,
         now: int,
     ) -> None:
@@ -129,7 +146,7 @@ class Exchange:
         self.dialect = dialect
         self.stages = stages
         self.event_id = event_id
-        self.attempt_id = attempt_id
+        self.attempt_id = event_id  # the first attempt bears the call's own id
         self.secret = secret
         self.now = self.opened_at = self.admitted_at = now
         self.state = State.NEW
@@ -139,6 +156,7 @@ class Exchange:
         self.quote: Quote | None = None
         self.plan: Plan | None = None
         self.estimate: Estimate | None = None
+        self.holds: tuple[Hold, ...] = ()
         self.edits = Edits()
         self.headers: list[tuple[bytes, bytes]] = []
         self.hold_written = False
@@ -167,7 +185,7 @@ class Exchange:
     def open(self, now: int) -> Steps[Decision]:
         """Take the call through its stages; the first that answers it decides."""
         self.now = now
-        for stage in self.stages:
+        for stage in self.stages.opening:
             answer = yield from stage.open(self)
             if answer is not None:
                 self._move("refuse")
@@ -215,7 +233,7 @@ class Exchange:
     def attend(self) -> Steps[Refuse | None]:
         """Note progress and raise the hold of a running stream; a refusal means: cut it."""
         self.due = False
-        for stage in self.stages:
+        for stage in self.stages.running:
             refusal = yield from stage.attend(self)
             if refusal is not None:
                 yield Emit("cut", refusal.code, self.who)
@@ -228,7 +246,7 @@ class Exchange:
             return
         self.now = now
         sent = self.state in (State.SENT, State.ANSWERED)
-        for stage in reversed(self.stages):
+        for stage in self.stages.closing:
             yield from stage.close(self, ending)
         self._move("close")
         if sent:

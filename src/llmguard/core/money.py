@@ -49,7 +49,7 @@ class Rates:
         return max(self.input, self.cache_write or 0, self.cache_write_1h or 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Cost:
     """Nano-USD of one entry. ``total`` is rounded up once; the parts sum to it."""
 
@@ -81,34 +81,45 @@ class Price:
 
     def cost(self, usage: Usage) -> Cost:
         """Exact cost of one call, rounded up to the nano-dollar once."""
-        rates = self.at(usage.input_tokens)
-        cached = usage.cached_input_tokens or 0
-        written = usage.cache_write_tokens or 0
-        written_1h = min(usage.cache_write_1h_tokens or 0, written)
-        audio_in = usage.input_audio_tokens or 0
-        cached_audio = min(usage.cached_audio_tokens or 0, cached, audio_in)
-        audio_out = min(usage.output_audio_tokens or 0, usage.output_tokens)
-        fresh_audio = audio_in - cached_audio
-        cached_text = cached - cached_audio
-        plain = max(usage.input_tokens - cached_text - written - audio_in, 0)
-
-        def rate(*candidates: int | None) -> int:
-            return next(c for c in candidates if c is not None)
-
-        cached_rate = rate(rates.cached_input, rates.input)
-        write_rate = rate(rates.cache_write, rates.input)
-        femto_in = (
-            plain * rates.input
-            + cached_text * cached_rate
-            + (written - written_1h) * write_rate
-            + written_1h * rate(rates.cache_write_1h, rates.cache_write, rates.input)
-            + fresh_audio * rate(rates.input_audio, rates.input)
-            + cached_audio * rate(rates.cached_audio, rates.cached_input, rates.input_audio, rates.input)
-            + self.per_request
-        )
-        femto_out = (usage.output_tokens - audio_out) * rates.output + audio_out * rate(
-            rates.output_audio, rates.output
-        )
+        rates = self.at(usage.input_tokens) if self.tiers else self.rates
+        if usage.cached_input_tokens or usage.cache_write_tokens or usage.input_audio_tokens:
+            femto_in = _input_femto(rates, usage)
+        else:
+            femto_in = usage.input_tokens * rates.input
+        if usage.output_audio_tokens:
+            femto_out = _output_femto(rates, usage)
+        else:
+            femto_out = usage.output_tokens * rates.output
+        femto_in += self.per_request
         total = -(-(femto_in + femto_out) // FEMTO_PER_NANO)
         input_part = femto_in // FEMTO_PER_NANO
         return Cost(total, input_part, total - input_part)
+
+
+def _input_femto(rates: Rates, usage: Usage) -> int:
+    cached = usage.cached_input_tokens or 0
+    written = usage.cache_write_tokens or 0
+    written_1h = min(usage.cache_write_1h_tokens or 0, written)
+    audio = usage.input_audio_tokens or 0
+    cached_audio = min(usage.cached_audio_tokens or 0, cached, audio)
+    cached_text = cached - cached_audio
+    plain = max(usage.input_tokens - cached_text - written - audio, 0)
+    write_rate = _first(rates.cache_write, rates.input)
+    return (
+        plain * rates.input
+        + cached_text * _first(rates.cached_input, rates.input)
+        + (written - written_1h) * write_rate
+        + written_1h * _first(rates.cache_write_1h, write_rate)
+        + (audio - cached_audio) * _first(rates.input_audio, rates.input)
+        + cached_audio * _first(rates.cached_audio, rates.cached_input, rates.input_audio, rates.input)
+    )
+
+
+def _output_femto(rates: Rates, usage: Usage) -> int:
+    audio = min(usage.output_audio_tokens or 0, usage.output_tokens)
+    return (usage.output_tokens - audio) * rates.output + audio * _first(rates.output_audio, rates.output)
+
+
+def _first(*rates: int | None) -> int:
+    """A kind of token without a rate of its own is priced as the kind it is part of."""
+    return next(rate for rate in rates if rate is not None)

@@ -18,10 +18,12 @@ class Source(IntEnum):
     COUNTED = 2
     PROVIDER = 3
 
-    @property
-    def word(self) -> str:
-        """The lower-case word written to the ledger."""
-        return self.name.lower()
+    word: str
+    """The lower-case word written to the ledger."""
+
+
+for _source in Source:
+    _source.word = _source.name.lower()
 
 
 @dataclass(slots=True)

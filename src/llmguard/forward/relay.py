@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from llmguard.core.call import Call
 from llmguard.core.decision import Admit, Refuse
 from llmguard.core.edge import returning_headers
-from llmguard.core.exchange import Ending, Exchange, Stage
+from llmguard.core.exchange import Ending, Exchange, Pipeline, Stage
 from llmguard.core.money import usd_string
 from llmguard.core.ports import Dialect
 from llmguard.errors import UpstreamError
@@ -58,7 +58,8 @@ class Relay:
         self._drains = drains
         self._draining: set[asyncio.Task[None]] = set()
         self._runtime = runtime
-        self._stages = tuple(stages)
+        self._stages = Pipeline(stages)
+        self._authn = Pipeline(stages[:1])
         self._upstreams = upstreams
         self._mask = mask
 
@@ -70,7 +71,6 @@ class Relay:
             dialect,
             self._stages,
             event_id=event_id,
-            attempt_id=runtime.new_id(),
             secret=secret,
             now=runtime.now(),
         )
@@ -89,8 +89,7 @@ class Relay:
     async def verify(self, call: Call, dialect: Dialect, secret: str | None, event_id: str) -> Refuse | None:
         """Check the caller's key only, for what the guard answers itself."""
         now = self._runtime.now()
-        stages = self._stages[:1]
-        x = Exchange(call, dialect, stages, event_id=event_id, attempt_id=event_id, secret=secret, now=now)
+        x = Exchange(call, dialect, self._authn, event_id=event_id, secret=secret, now=now)
         decision = await self._runtime.run(x.open(now))
         return decision if isinstance(decision, Refuse) else None
 

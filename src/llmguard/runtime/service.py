@@ -193,6 +193,5 @@ async def _answered(answer: object) -> object:
 def _assertion(x: Exchange, owner: str) -> Assert:
     assert x.plan is not None
     assert x.estimate is not None
-    output = -(-x.output_hold // x.estimate.choices)
-    holds = tuple(x.estimate.hold(bucket, output) for bucket in x.plan.buckets)
+    holds = tuple(x.estimate.hold(bucket) for bucket in x.plan.buckets)
     return Assert(x.event_id, owner, LEASE_MS, holds, x.estimate.max_output)

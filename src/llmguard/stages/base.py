@@ -18,6 +18,8 @@ ORDER = ("authn", "route", "tenancy", "quota", "meter")
 class PassiveStage:
     """A stage that neither watches a running stream nor does anything at the end."""
 
+    passive = True
+
     def attend(self, x: Exchange) -> Steps[Refuse | None]:
         """Nothing to look after."""
         yield from ()

@@ -19,6 +19,8 @@ _NOTHING = Cost(0, 0, 0)
 class Meter:
     """Asks for usage, notes the progress of streams, prices the call and records it."""
 
+    passive = False
+
     def open(self, x: Exchange) -> Steps[Refuse | None]:
         """Never refuses."""
         yield from ()
@@ -36,7 +38,7 @@ class Meter:
             x.next_partial = x.bytes_out + _PARTIAL_BYTES
             x.partial_at = x.now
             each = -(-reader.generated // guess.choices)
-            yield Spool(PartialRecord(x.event_id, reader.generated, min(guess.nano(each), x.cap_nano)))
+            yield Spool(PartialRecord(x.event_id, reader.generated, min(guess.grown(each).nano, x.cap_nano)))
         return None
 
     def close(self, x: Exchange, ending: Ending) -> Steps[None]:

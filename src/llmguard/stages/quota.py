@@ -38,6 +38,8 @@ class QuotaPolicy:
 class Quota:
     """Takes every bucket of a call or none; remembers for two seconds which buckets were spent."""
 
+    passive = False
+
     def __init__(self, planner: Planner, policy: QuotaPolicy) -> None:
         self._planner = planner
         self._policy = policy
@@ -56,11 +58,10 @@ class Quota:
         if remembered is not None:
             return refusals.budget(remembered.bucket, remembered.denied, x.event_id)
         prompt: int | None = 0 if x.call.prompt_bytes == 0 else None
-        guess = estimate(x.call, x.quote, prompt)
-        if not guess.exact and not self._roomy(plan, guess, x.now):
+        self._take(x, plan, estimate(x.call, x.quote, prompt))
+        if prompt is None and not self._roomy(x):
             prompt = yield Count(x.call, x.dialect, x.target.model)
-            guess = estimate(x.call, x.quote, prompt)
-        self._take(x, plan, guess)
+            self._take(x, plan, estimate(x.call, x.quote, prompt))
         try:
             yield Spool(hold_record(x))
         except SpoolFull as error:
@@ -89,8 +90,9 @@ class Quota:
     def _take(self, x: Exchange, plan: Plan, guess: Estimate) -> None:
         x.plan = plan
         x.estimate = guess
-        x.estimate_nano = guess.nano(guess.expected)
-        x.cap_nano = guess.nano(guess.max_output, worst=True)
+        x.holds = tuple([guess.hold(bucket) for bucket in plan.buckets])
+        x.estimate_nano = guess.nano
+        x.cap_nano = guess.cap_nano
         x.output_hold = guess.expected * guess.choices
 
     def _reserve(self, x: Exchange) -> Steps[Refuse | None]:
@@ -129,7 +131,7 @@ class Quota:
             x.event_id,
             self._policy.owner,
             self._policy.lease_ms,
-            tuple([guess.hold(bucket, guess.expected) for bucket in plan.buckets]),
+            x.holds,
             tuple([guess.rate(bucket) for bucket in plan.rates]),
             max_output=most,
             named=named,
@@ -151,7 +153,7 @@ class Quota:
             x.edits = replace(x.edits, max_tokens=answer.max_output)
             x.headers.append((b"x-llmguard-max-tokens", b"%d" % answer.max_output))
             guess.max_output = answer.max_output
-            x.cap_nano = guess.nano(answer.max_output, worst=True)
+            x.cap_nano = guess.cap_nano
         ratelimit.describe(x.headers, x.call.family, plan, answer)
 
     def _denied(self, x: Exchange, plan: Plan, answer: Denied) -> Refuse:
@@ -162,14 +164,15 @@ class Quota:
             self._memory.note(bucket, answer)
         return refusals.budget(bucket, answer, x.event_id)
 
-    def _roomy(self, plan: Plan, guess: Estimate, now: int) -> bool:
-        for bucket in plan.buckets:
-            if bucket.unit == "calls":
+    def _roomy(self, x: Exchange) -> bool:
+        """Whether every bucket is known to have room for many calls like this."""
+        guess = x.estimate
+        assert guess is not None
+        for hold in x.holds:
+            if hold.concurrency:
                 continue
-            level = self._levels.get(bucket.name)
-            if level is None or now - level[0] > _FRESH_MS:
-                return False
-            if not guess.fits_often(guess.hold(bucket, guess.expected), level[1], level[2]):
+            level = self._levels.get(hold.name)
+            if level is None or x.now - level[0] > _FRESH_MS or not guess.fits_often(hold, level[1], level[2]):
                 return False
         return True
 
@@ -185,8 +188,8 @@ class Quota:
             x.output_hold = max(x.output_hold, reader.generated)
             return None
         wanted = -(-reader.generated // guess.choices) + STEP
-        grown = replace(guess, max_output=wanted + STEP)
-        holds = tuple([_capped(grown.hold(bucket, wanted), grown.max_output) for bucket in plan.buckets])
+        grown = guess.grown(wanted)
+        holds = tuple([_capped(grown.hold(bucket), grown.max_output) for bucket in plan.buckets])
         try:
             answer = yield Ask(Extend(x.event_id, self._policy.lease_ms, holds))
         except StoreUnavailable:
@@ -195,7 +198,7 @@ class Quota:
             return refusals.budget(plan.buckets[answer.index], answer, x.event_id)
         if isinstance(answer, Done):
             x.output_hold = wanted * guess.choices
-            x.cap_nano = grown.nano(grown.max_output, worst=True)
+            x.cap_nano = grown.cap_nano
             x.estimate = grown
         return None
 
@@ -220,7 +223,7 @@ class Quota:
                 tuple([_charge(bucket, x.cost.total, tokens) for bucket in x.plan.buckets]),
                 tuple(
                     [
-                        Correct(r.name, r.period_ms, r.limit, tokens - x.estimate.tokens(x.estimate.expected))
+                        Correct(r.name, r.period_ms, r.limit, tokens - x.estimate.tokens)
                         for r in x.plan.rates
                         if r.unit == "tokens"
                     ]

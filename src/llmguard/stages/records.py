@@ -16,7 +16,7 @@ def hold_record(x: Exchange) -> HoldRecord:
     assert guess is not None
     usage = Usage(guess.input_tokens, guess.expected * guess.choices)
     total = x.estimate_nano
-    fixed = min(guess.nano(0), total)
+    fixed = min(guess.fixed_nano, total)
     entry = entry_of(x, usage, Cost(total, fixed, total - fixed), Source.HOLD, "process_lost")
     per_token = guess.output_femto // guess.choices if guess.choices else 0
     return HoldRecord(entry, charges(x, total, usage), fixed, per_token)
@@ -36,57 +36,66 @@ def charges(x: Exchange, cost: int, usage: Usage) -> tuple[BucketCharge, ...]:
     """The same amounts for each bucket that the store is told."""
     if x.plan is None:
         return ()
-    amounts = {"usd": cost, "tokens": usage.input_tokens + usage.output_tokens, "calls": 0}
-    return tuple([BucketCharge(b.name, b.unit, amounts[b.unit], b.end) for b in x.plan.buckets])
+    tokens = usage.input_tokens + usage.output_tokens
+    return tuple(
+        [
+            BucketCharge(b.name, b.unit, cost if b.unit == "usd" else tokens if b.unit == "tokens" else 0, b.end)
+            for b in x.plan.buckets
+        ]
+    )
 
 
 def entry_of(x: Exchange, usage: Usage, cost: Cost, source: Source, interrupted: str | None) -> Entry:
-    """One row. Times not yet known are zero."""
+    """One row. Times not yet known are zero.
+
+    Written by position, in the order of :class:`Entry`: two of these are made for every call.
+    """
     call, who, reader = x.call, x.who, x.reader
     assert x.quote is not None
     first = x.first_byte_at
+    served, finish = (reader.model, reader.finish_reason) if reader is not None else (None, None)
     return Entry(
-        event_id=x.event_id,
-        attempt_id=x.attempt_id,
-        kind="POST",
-        rev=int(source),
-        created_at=x.admitted_at,
-        org=who.org,
-        team=who.team,
-        env=who.env,
-        feature=who.feature,
-        end_user=who.end_user,
-        principal=who.principal,
-        key_id=who.key_id,
-        task_id=who.task_id,
-        tree_id=who.tree_id,
-        trace_id=who.trace_id,
-        provider=x.target.provider,
-        model_requested=call.model,
-        model_served=(reader.model if reader is not None else None) or x.target.model,
-        dialect=call.dialect,
-        endpoint=call.endpoint,
-        stream=call.stream,
-        status=x.status,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        cost_nano=cost.total,
-        cost_input_nano=cost.input,
-        cost_output_nano=cost.output,
-        saved_nano=0,
-        estimate_nano=x.estimate_nano,
-        cap_nano=x.cap_nano,
-        usage_source=source.word,
-        price_version=x.quote.price.version,
-        cache=None,
-        finish_reason=reader.finish_reason if reader is not None else None,
-        latency_ms=x.now - x.opened_at,
-        ttft_ms=None if first is None else first - x.opened_at,
-        bytes_in=len(call.body),
-        bytes_out=x.bytes_out,
-        interrupted=interrupted,
-        metadata=json.dumps(call.metadata, ensure_ascii=False, sort_keys=True) if call.metadata else None,
+        x.event_id,
+        x.attempt_id,
+        "POST",
+        source,
+        x.admitted_at,
+        who.org,
+        who.team,
+        who.env,
+        who.feature,
+        who.end_user,
+        who.principal,
+        who.key_id,
+        who.task_id,
+        who.tree_id,
+        who.trace_id,
+        x.target.provider,
+        call.model,
+        served or x.target.model,
+        call.dialect,
+        call.endpoint,
+        call.stream,
+        x.status,
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+        cost.total,
+        cost.input,
+        cost.output,
+        0,
+        x.estimate_nano,
+        x.cap_nano,
+        source.word,
+        x.quote.price.version,
+        None,
+        finish,
+        x.now - x.opened_at,
+        None if first is None else first - x.opened_at,
+        len(call.body),
+        x.bytes_out,
+        interrupted,
+        json.dumps(call.metadata, ensure_ascii=False, sort_keys=True) if call.metadata else None,
     )

@@ -29,14 +29,14 @@ def bucket(unit: str) -> Bucket:
 
 def test_money_of_a_call_that_names_max_tokens() -> None:
     guess = estimate(call(), QUOTE, 1_000)
-    hold = guess.hold(bucket("usd"), guess.expected)
+    hold = guess.hold(bucket("usd"))
     assert hold.estimate == nano_from_usd("0.0065")  # 1,000 × $5/M + 100 × $15/M
     assert (hold.fixed, hold.per_output, guess.max_output) == (nano_from_usd("0.005"), 15_000, 100)
 
 
 def test_tokens_count_input_and_every_choice() -> None:
     guess = estimate(call(choices=3), QUOTE, 1_000)
-    hold = guess.hold(bucket("tokens"), guess.expected)
+    hold = guess.hold(bucket("tokens"))
     assert (hold.estimate, hold.fixed, hold.per_output) == (1_300, 1_000, 3)
 
 
@@ -53,25 +53,25 @@ def test_a_visible_stream_can_be_cut_so_its_cap_ends_a_step_after_what_is_expect
 
 def test_input_at_the_provider_counts_as_the_whole_context_in_the_cap_only() -> None:
     guess = estimate(call(server_context=True), QUOTE, 1_000)
-    hold = guess.hold(bucket("tokens"), guess.expected)
+    hold = guess.hold(bucket("tokens"))
     assert (hold.estimate, hold.fixed) == (1_100, 129_000)
 
 
 def test_an_embedding_generates_nothing() -> None:
     guess = estimate(call(generates=False, max_tokens=None), QUOTE, 1_000)
-    assert (guess.expected, guess.max_output, guess.nano(0)) == (0, 0, nano_from_usd("0.005"))
+    assert (guess.expected, guess.max_output, guess.fixed_nano) == (0, 0, nano_from_usd("0.005"))
 
 
 @pytest.mark.parametrize(("writes", "nano"), [(False, 5_000), (True, 10_000)])
 def test_a_prompt_that_writes_a_cache_is_held_at_the_write_rate(writes: bool, nano: int) -> None:
     price = Price(Rates(5 * PER_MILLION, 0, cache_write=6 * PER_MILLION, cache_write_1h=10 * PER_MILLION), "test")
     guess = estimate(call(writes_cache=writes, max_tokens=1), Quote(price, 10, 10), 1)
-    assert guess.nano(0) == nano
+    assert guess.fixed_nano == nano
 
 
 def test_a_bucket_with_room_for_fifty_calls_needs_no_exact_count() -> None:
     guess = estimate(call(), QUOTE, None)
-    hold = guess.hold(bucket("usd"), guess.expected)
+    hold = guess.hold(bucket("usd"))
     room = hold.limit - 50 * hold.estimate
     assert guess.fits_often(hold, room, 0)
     assert not guess.fits_often(hold, room + 1, 0)
@@ -81,7 +81,7 @@ def test_a_bucket_with_room_for_fifty_calls_needs_no_exact_count() -> None:
 
 def test_a_strict_bucket_is_counted_exactly_much_earlier() -> None:
     guess = estimate(call(), QUOTE, None)
-    strict = guess.hold(Bucket("b", "usd", 10**12, 10**12, 0, 0, "r", "total", {}), guess.expected)
+    strict = guess.hold(Bucket("b", "usd", 10**12, 10**12, 0, 0, "r", "total", {}))
     cap = strict.fixed + strict.per_output * guess.max_output
     assert guess.fits_often(strict, 10**12 - 1_000 * strict.estimate, 10**12 - 1_000 * cap)
     assert not guess.fits_often(strict, 10**12 - 1_000 * strict.estimate + 1, 0)

@@ -10,7 +10,7 @@ from llmguard.core.buckets import Planner
 from llmguard.core.call import Call, Edits, ObjectRef, Principal
 from llmguard.core.decision import Admit, Refuse, Target
 from llmguard.core.effects import Ask, Spool, Tell
-from llmguard.core.exchange import Ending, Exchange, State
+from llmguard.core.exchange import Ending, Exchange, Pipeline, State
 from llmguard.core.money import Price, Rates
 from llmguard.core.moves import Admitted, Denied, Done, Level, Release, Reserve, Settle
 from llmguard.core.ports import Quote
@@ -88,13 +88,12 @@ def exchange(call: Call | None = None, budgets: list[BudgetRule] | None = None, 
     rules = [BudgetRule("h", {"team": "*"}, 10**9, "usd", "hour")] if budgets is None else budgets
     world = World()
     quota = Quota(Planner(rules, limits), QuotaPolicy("me", lambda key, text: rules[0]))
-    stages = (Authn(), Route(world, world, refuse_unknown=False), Tenancy(), quota, Meter())
+    stages = Pipeline((Authn(), Route(world, world, refuse_unknown=False), Tenancy(), quota, Meter()))
     return Exchange(
         call or a_call(),
         Dialect(),
         stages,
         event_id="0190-00ff",
-        attempt_id="a1",
         secret="lg_x",
         now=NOW,  # type: ignore[arg-type]
     )
@@ -120,7 +119,7 @@ def test_a_whole_call_holds_reserves_sends_records_and_settles_in_this_order() -
     assert isinstance(world.play(x.open(NOW)), Admit)
     assert world.names() == ["Verify", "Count", "Spool", "Ask"]
     sent = x.dispatch()
-    assert sent.record == SentRecord("0190-00ff", "a1")
+    assert sent.record == SentRecord("0190-00ff", "0190-00ff")
     x.answer(200, NOW + 10)
     x.reader.usage = Usage(12, 30)  # type: ignore[union-attr]
     x.whole("application/json", b"{}", NOW + 20)
@@ -162,7 +161,7 @@ def test_a_spent_bucket_is_remembered_so_that_the_next_call_costs_no_store_trip(
     first = exchange()
     script(Ask=denied).play(first.open(NOW))
     for later, names in ((NOW + 1_999, ["Verify", "Emit"]), (NOW + 2_001, ["Verify", "Count", "Spool", "Ask"])):
-        again = Exchange(a_call(), Dialect(), first.stages, event_id="e2-1", attempt_id="a", secret="lg", now=later)  # type: ignore[arg-type]
+        again = Exchange(a_call(), Dialect(), first.stages, event_id="e2-1", secret="lg", now=later)  # type: ignore[arg-type]
         world = script()
         world.play(again.open(later))
         assert world.names() == names
@@ -171,7 +170,7 @@ def test_a_spent_bucket_is_remembered_so_that_the_next_call_costs_no_store_trip(
 def test_the_upper_bound_admits_while_there_is_room_and_is_counted_before_a_refusal_for_money() -> None:
     x = exchange()
     script().play(x.open(NOW))
-    again = Exchange(a_call(), Dialect(), x.stages, event_id="e2-1", attempt_id="a", secret="lg", now=NOW + 10)  # type: ignore[arg-type]
+    again = Exchange(a_call(), Dialect(), x.stages, event_id="e2-1", secret="lg", now=NOW + 10)  # type: ignore[arg-type]
     contended = Denied(NOW, "contended", 0, Level(0, 0, 10**9, 0))
     world = script(Ask=[contended, admitted])
     assert isinstance(world.play(again.open(NOW + 10)), Admit)
