@@ -39,6 +39,9 @@ def last_end(block: bytes) -> int:
 
 def split(block: bytes) -> list[bytes]:
     """The events of a block that ends where an event ends, and blank lines left over; joined they are the block."""
+    if b"\r" not in block:
+        *whole, rest = block.split(b"\n\n")
+        return [event + b"\n\n" for event in whole] + ([rest] if rest else [])
     events = []
     start = 0
     for found in _EVENT_END.finditer(block):
@@ -51,6 +54,8 @@ def split(block: bytes) -> list[bytes]:
 
 def data(event: bytes) -> bytes:
     """The data of one event, empty when it has none."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]
     lines = []
     for line in event.removeprefix(_BOM).splitlines():
         field, _, value = line.partition(b":")

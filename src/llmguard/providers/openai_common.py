@@ -87,17 +87,21 @@ def end_user(doc: Mapping[str, Any]) -> str | None:
     return take_str(doc, "safety_identifier") or older or None
 
 
-def _first(usage: Mapping[str, Any], *paths: tuple[str, str] | str) -> int | None:
+_CACHED = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens", "cache_read_input_tokens")
+
+
+def _count(holder: Mapping[str, Any], *names: str) -> int | None:
     """The first of several names under which providers report the same count."""
-    for path in paths:
-        if type(path) is str:
-            value = usage.get(path)
-        else:
-            inner = usage.get(path[0])
-            value = inner.get(path[1]) if type(inner) is dict else None
+    for name in names:
+        value = holder.get(name)
         if type(value) is int and value >= 0:
             return value
     return None
+
+
+def _part(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = usage.get(name)
+    return part if type(part) is dict else {}
 
 
 def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
@@ -105,56 +109,46 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
 
     Beside OpenAI's names: ``prompt_cache_hit_tokens`` (DeepSeek), ``num_cached_tokens`` (Mistral), ``cached_tokens``
     (Moonshot), ``cache_read_input_tokens`` and ``cache_creation`` (gateways to Anthropic). Where the total is input +
-    output + reasoning, the provider (xAI) left reasoning out of the output, and it is added; audio that is left out of
-    the input (Mistral) likewise.
+    output + reasoning, the provider (xAI) left reasoning out of the output, and it is added.
     """
-    read = _first(usage, "prompt_tokens")
-    output = _first(usage, "completion_tokens")
-    total = _first(usage, "total_tokens")
+    read, output, total = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
     if read is None and output is None:
         if total is None:
             return None
         read = total
     read, output = read or 0, output or 0
-    reasoning = _first(usage, ("completion_tokens_details", "reasoning_tokens"), "reasoning_tokens")
+    prompt, answer = _part(usage, "prompt_tokens_details"), _part(usage, "completion_tokens_details")
+    reasoning = _count(answer, "reasoning_tokens")
+    if reasoning is None:
+        reasoning = _count(usage, "reasoning_tokens")
     if reasoning and total == read + output + reasoning:
         output += reasoning
-    audio = _first(usage, ("prompt_tokens_details", "audio_tokens"))
-    if audio and total == read + output + audio:
-        read += audio
+    cached, written = _count(prompt, "cached_tokens"), _count(prompt, "cache_write_tokens")
     return Usage(
-        input_tokens=read,
-        output_tokens=output,
-        cached_input_tokens=_first(
-            usage,
-            ("prompt_tokens_details", "cached_tokens"),
-            "prompt_cache_hit_tokens",
-            "num_cached_tokens",
-            "cached_tokens",
-            "cache_read_input_tokens",
-        ),
-        cache_write_tokens=_first(
-            usage, ("prompt_tokens_details", "cache_write_tokens"), "cache_creation_input_tokens"
-        ),
-        reasoning_tokens=reasoning,
-        cache_write_1h_tokens=_first(usage, ("cache_creation", "ephemeral_1h_input_tokens")),
-        input_audio_tokens=audio,
-        output_audio_tokens=_first(usage, ("completion_tokens_details", "audio_tokens")),
+        read,
+        output,
+        _count(usage, *_CACHED) if cached is None else cached,
+        _count(usage, "cache_creation_input_tokens") if written is None else written,
+        reasoning,
+        _count(_part(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
+        _count(prompt, "audio_tokens"),
+        output_audio_tokens=_count(answer, "audio_tokens"),
     )
 
 
 def responses_usage(usage: Mapping[str, Any]) -> Usage | None:
     """Usage as the Responses API reports it; ``None`` when it names no tokens."""
-    read = _first(usage, "input_tokens")
-    output = _first(usage, "output_tokens")
+    read, output = _count(usage, "input_tokens"), _count(usage, "output_tokens")
     if read is None and output is None:
         return None
+    prompt, answer = _part(usage, "input_tokens_details"), _part(usage, "output_tokens_details")
     return Usage(
-        input_tokens=read or 0,
-        output_tokens=output or 0,
-        cached_input_tokens=_first(usage, ("input_tokens_details", "cached_tokens")),
-        cache_write_tokens=_first(usage, ("input_tokens_details", "cache_write_tokens")),
-        reasoning_tokens=_first(usage, ("output_tokens_details", "reasoning_tokens")),
-        input_audio_tokens=_first(usage, ("input_tokens_details", "audio_tokens")),
-        output_audio_tokens=_first(usage, ("output_tokens_details", "audio_tokens")),
+        read or 0,
+        output or 0,
+        _count(prompt, "cached_tokens"),
+        _count(prompt, "cache_write_tokens"),
+        _count(answer, "reasoning_tokens"),
+        None,
+        _count(prompt, "audio_tokens"),
+        output_audio_tokens=_count(answer, "audio_tokens"),
     )
