@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import cycle
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ HOLD_UP_TO = 256 * 1024
 
 _VERSION_SEGMENT = re.compile(r"v\d+(?:(?:alpha|beta)\d*)?")
 _KEY_HEADER = {"openai": b"authorization", "anthropic": b"x-api-key", "gemini": b"x-goog-api-key"}
+_MODEL_PARENTS = ("/models/", "/deployments/")
 _ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")
 
 
@@ -36,15 +38,20 @@ class Upstream:
     def __repr__(self) -> str:
         return f"Upstream({self.name!r}, {self.family!r})"
 
-    def outgoing(self, call: Call, target: Target, body: bytes, before_send: Callable[[], None]) -> Outgoing:
-        """The request to send: caller's headers by allow-list, our key, the path under our base URL."""
-        headers: Headers = outgoing_headers(call.headers, self.family)
+    def outgoing(
+        self, call: Call, target: Target, body: bytes, before_send: Callable[[], None], tenant: str | None = None
+    ) -> Outgoing:
+        """The request to send: caller's headers by allow-list, our key, the path under our base URL.
+
+        ``tenant`` keeps idempotency keys of different teams apart.
+        """
+        headers: Headers = outgoing_headers(call.raw_headers, call.family, tenant)
         if self._keys is not None:
             headers.append(next(self._keys))
-        if self.family == "anthropic" and "anthropic-version" not in call.headers:
+        if call.family == "anthropic" and "anthropic-version" not in call.headers:
             headers.append(_ANTHROPIC_VERSION)
         path = join_path(self._base_path, call.path if call.model == target.model else _renamed(call, target))
-        query = outgoing_query(call.query, self.family)
+        query = outgoing_query(call.query, call.family) if call.query else ""
         return Outgoing(
             call.method,
             (f"{path}?{query}" if query else path).encode("latin-1"),
@@ -56,10 +63,15 @@ class Upstream:
 
 
 def _renamed(call: Call, target: Target) -> str:
-    """The path with the model it carries replaced (Gemini); bodies are renamed by their dialect."""
-    return call.path.replace(quote(call.model, safe="/:@"), quote(target.model, safe="/:@"), 1)
+    """The path with the model replaced where it carries one (Gemini, Azure); bodies are renamed by their dialect."""
+    for parent in _MODEL_PARENTS:
+        before, carried, after = call.path.partition(parent + call.model)
+        if carried:
+            return before + parent + quote(target.model, safe="/:@") + after
+    return call.path
 
 
+@lru_cache(1024)
 def join_path(base: str, path: str) -> str:
     """Put a caller's path under a provider's base URL.
 

@@ -29,7 +29,9 @@ def test_versions_are_not_repeated(base: str, path: str, joined: str) -> None:
 
 def call(**headers: str) -> Call:
     names = ("anthropic_messages", "anthropic", "/v1/messages", "POST", "/v1/messages", "beta=true&key=x")
-    return Call(*names, headers, b"{}", "claude")
+    made = Call(*names, headers, b"{}", "claude")
+    made.raw_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return made
 
 
 def test_the_providers_key_goes_out_and_the_callers_never() -> None:
@@ -47,6 +49,22 @@ def test_the_providers_key_goes_out_and_the_callers_never() -> None:
     assert not any(b"lg_mine" in value for _, value in first.headers)
     assert {b"cookie", b"authorization", b"x-llmguard-user"}.isdisjoint(names)
     assert first.target == b"/v1/messages?beta=true"
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "renamed"),
+    [
+        ("/v1beta/models/sandbox/echo:generateContent", "sandbox/echo", "/v1beta/models/m-1:generateContent"),
+        ("/v1beta/models/models:generateContent", "models", "/v1beta/models/m-1:generateContent"),
+        ("/openai/deployments/chat/chat/completions", "chat", "/openai/deployments/m-1/chat/completions"),
+        ("/v1/chat/completions", "chat", "/v1/chat/completions"),
+        ("/v1/messages", "m", "/v1/messages"),
+    ],
+)
+def test_a_model_is_renamed_where_the_path_carries_it_and_nowhere_else(path: str, model: str, renamed: str) -> None:
+    upstream = Upstream("p", "openai", None, "", [])  # type: ignore[arg-type]
+    named = Call("d", "openai", path, "POST", path, "", {}, b"{}", model)
+    assert upstream.outgoing(named, Target("p", "m-1"), b"{}", lambda: None).target == renamed.encode()
 
 
 def test_a_repr_shows_no_key() -> None:
