@@ -109,7 +109,8 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
 
     Beside OpenAI's names: ``prompt_cache_hit_tokens`` (DeepSeek), ``num_cached_tokens`` (Mistral), ``cached_tokens``
     (Moonshot), ``cache_read_input_tokens`` and ``cache_creation`` (gateways to Anthropic). Where the total is input +
-    output + reasoning, the provider (xAI) left reasoning out of the output, and it is added.
+    output + reasoning, the provider (xAI) left reasoning out of the output, and it is added; audio that is left out of
+    the input (Mistral) likewise.
     """
     read, output, total = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
     if read is None and output is None:
@@ -123,6 +124,9 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
         reasoning = _count(usage, "reasoning_tokens")
     if reasoning and total == read + output + reasoning:
         output += reasoning
+    audio = _count(prompt, "audio_tokens")
+    if audio and total == read + output + audio:
+        read += audio
     cached, written = _count(prompt, "cached_tokens"), _count(prompt, "cache_write_tokens")
     return Usage(
         read,
@@ -131,7 +135,7 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
         _count(usage, "cache_creation_input_tokens") if written is None else written,
         reasoning,
         _count(_part(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
-        _count(prompt, "audio_tokens"),
+        audio,
         output_audio_tokens=_count(answer, "audio_tokens"),
     )
 
