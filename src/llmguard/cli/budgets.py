@@ -40,9 +40,9 @@ def list_budgets(config: ConfigOption = None, as_json: JsonOption = False) -> No
     from llmguard.cli.spools import ship_dead_spools
 
     guard = open_guard(config)
-    ledger = open_ledger(guard)
-    ship_dead_spools(guard, ledger)
-    standing = guard.books(ledger).standing()
+    with open_ledger(guard) as ledger:
+        ship_dead_spools(guard, ledger)
+        standing = guard.books(ledger).standing()
     modes = {rule.name: rule.mode for rule in guard.config.budget_rules}
     rows = [_row(bucket, settled, None, modes.get(bucket.rule, "enforce")) for bucket, settled in standing]
     if as_json:

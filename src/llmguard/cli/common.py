@@ -8,7 +8,8 @@ A command loads what it needs when it runs, so that `--help` and a mistyped opti
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -34,11 +35,15 @@ def open_guard(config: str | None) -> Guard:
     return Guard(config)
 
 
-def open_ledger(guard: Guard) -> Ledger:
+@contextmanager
+def open_ledger(guard: Guard) -> Iterator[Ledger]:
     """The ledger, ready for use: an SQLite one is made or migrated. Raises LedgerUnavailable."""
     ledger = guard.ledger()
-    ledger.make_ready()
-    return ledger
+    try:
+        ledger.make_ready()
+        yield ledger
+    finally:
+        ledger.close()
 
 
 def read_option(option: str, read: Callable[[str], T], text: str) -> T:

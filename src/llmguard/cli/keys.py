@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +26,7 @@ from llmguard.cli.common import (
 from llmguard.runtime.ids import now_ms
 
 if TYPE_CHECKING:
-    from llmguard.ledger.keys import Key, Keys
+    from llmguard.ledger.keys import Key
 
 app = typer.Typer(help="Virtual keys.", no_args_is_help=True)
 
@@ -55,7 +57,8 @@ def create(
     if budget is not None:
         read_option("--budget", lambda text: own_budget("new", text), budget)
     ends = None if expires is None else now_ms() + read_option("--expires", duration, expires)
-    key, text = _keys(config).create(team, env, feature, expires_at=ends, budget=budget)
+    with open_ledger(open_guard(config)) as ledger:
+        key, text = ledger.keys.create(team, env, feature, expires_at=ends, budget=budget)
     _show(key, text, as_json)
 
 
@@ -65,7 +68,8 @@ def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     The newest first, and never their secrets.
     """
-    rows = [_row(key) for key in _keys(config).list()]
+    with open_ledger(open_guard(config)) as ledger:
+        rows = [_row(key) for key in ledger.keys.list()]
     if as_json:
         print_json(rows)
     else:
@@ -86,11 +90,8 @@ def rotate(
     from llmguard.config.units import duration
 
     grace_ms = read_option("--grace", duration, grace)
-    try:
-        key, text = _keys(config).rotate(key_id, grace_ms=grace_ms)
-    except KeyError:
-        say(f"there is no active key {key_id!r}; `llmguard keys list` shows all of them")
-        raise typer.Exit(1) from None
+    with open_ledger(open_guard(config)) as ledger, _known(key_id):
+        key, text = ledger.keys.rotate(key_id, grace_ms=grace_ms)
     _show(key, text, as_json)
 
 
@@ -100,19 +101,22 @@ def revoke(key_id: _KeyId, config: ConfigOption = None, as_json: JsonOption = Fa
 
     Every process hears of it within a second.
     """
-    try:
-        key = _keys(config).revoke(key_id)
-    except KeyError:
-        say(f"there is no key {key_id!r}; `llmguard keys list` shows all of them")
-        raise typer.Exit(1) from None
+    with open_ledger(open_guard(config)) as ledger, _known(key_id):
+        key = ledger.keys.revoke(key_id)
     if as_json:
         print_json(_row(key))
     else:
         typer.echo(f"key {key.id} is revoked")
 
 
-def _keys(config: str | None) -> Keys:
-    return open_ledger(open_guard(config)).keys
+@contextmanager
+def _known(key_id: str) -> Iterator[None]:
+    """Exit 1 where the ledger has no such key to change."""
+    try:
+        yield
+    except KeyError:
+        say(f"there is no active key {key_id!r}; `llmguard keys list` shows all of them")
+        raise typer.Exit(1) from None
 
 
 def _check_name(option: str, value: str) -> None:

@@ -37,9 +37,12 @@ def migrate(
         typer.echo(migrations.sql(url))
         return
     engine = create_engine(url)
-    if not check:
-        migrations.upgrade(engine)
-    revision, head = _revision(engine), migrations.head()
+    try:
+        if not check:
+            migrations.upgrade(engine)
+        revision, head = _revision(engine), migrations.head()
+    finally:
+        engine.dispose()
     if as_json:
         print_json({"revision": revision, "head": head, "current": revision == head})
     if revision != head:

@@ -35,9 +35,9 @@ def claim(
         raise typer.BadParameter(f"{provider!r} is not configured; there are: {', '.join(guard.config.providers)}")
     if kind not in (known := _kinds()):
         raise typer.BadParameter(f"{kind!r} is no kind of object; there are: {', '.join(sorted(known))}")
-    objects = open_ledger(guard).objects
-    objects.add(kind, provider, object_id, Owner(org, team, now_ms(), None))
-    owner = objects.owner(kind, provider, object_id)
+    with open_ledger(guard) as ledger:
+        ledger.objects.add(kind, provider, object_id, Owner(org, team, now_ms(), None))
+        owner = ledger.objects.owner(kind, provider, object_id)
     if owner != (org, team):
         say(f"{kind} {object_id} already belongs to {'/'.join(owner or ())}; only its own team can delete it")
         raise typer.Exit(1)

@@ -45,9 +45,9 @@ def report(
         raise typer.BadParameter(f"--until {until} is before --since {since}")
     dimensions = _dimensions(by)
     guard = open_guard(config)
-    ledger = open_ledger(guard)
-    ship_dead_spools(guard, ledger)
-    result = ledger.report(dimensions, start, end)
+    with open_ledger(guard) as ledger:
+        ship_dead_spools(guard, ledger)
+        result = ledger.report(dimensions, start, end)
     if as_json:
         print_json(result)
     elif as_csv:

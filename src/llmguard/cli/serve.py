@@ -107,9 +107,8 @@ def _taken(host: str, port: int) -> str | None:
 
 
 def _welcome(guard: Guard, host: str, port: int) -> None:
-    ledger = open_ledger(guard)
-    _, key = ledger.keys.create(DEVELOPMENT, DEVELOPMENT, DEVELOPMENT)
-    ledger.close()
+    with open_ledger(guard) as ledger:
+        _, key = ledger.keys.create(DEVELOPMENT, DEVELOPMENT, DEVELOPMENT)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     typer.echo(
         f"""llmguard in development mode on {url}  (no llmguard.yaml; SQLite ledger, budgets in memory)

@@ -60,8 +60,9 @@ def _within(annotation: Any) -> Iterator[Callable[..., Any]]:
 
 
 def _in_largest(number: int, units: dict[str, int]) -> str:
-    unit, size = next((unit, size) for unit, size in units.items() if number % size == 0)
-    return f"{number // size}{unit}"
+    fitting = (unit for unit, size in units.items() if number and number % size == 0)
+    unit = next(fitting, min(units, key=units.__getitem__))
+    return f"{number // units[unit]}{unit}"
 
 
 def _duration(ms: int) -> str:
