@@ -272,7 +272,10 @@ def test_naughty_strings_never_crash_the_edge() -> None:
             if isinstance(head, dict):
                 seen += 1
                 credential(head)
-                assert not {b"authorization", b"x-llmguard-metadata"} & {n for n, _ in outgoing_headers(head, "openai")}
+                assert not {b"authorization", b"x-llmguard-metadata"} & {
+                    n
+                    for n, _ in outgoing_headers([(k.encode(), v.encode("latin-1")) for k, v in head.items()], "openai")
+                }
                 assert not any("\r" in value or "\n" in value for value in head.values())
         for path, query in ((b"/" + raw, b""), (b"/", raw)):
             found = check_head("POST", path, query, [HOST], LIMITS)

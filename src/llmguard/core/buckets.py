@@ -48,11 +48,15 @@ class RateBucket:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every bucket of a call with this attribution, until the first of their windows ends."""
+    """Every bucket of a call with this attribution, until the first of their windows ends.
+
+    ``policy`` is the value of the `RateLimit-Policy` header (IETF draft-ietf-httpapi-ratelimit-headers-10).
+    """
 
     buckets: tuple[Bucket, ...]
     rates: tuple[RateBucket, ...]
     until: int
+    policy: bytes = b""
 
 
 Values = tuple[str, ...]
@@ -110,7 +114,8 @@ class Planner:
                 rate = _rate_bucket(limit, scope)
                 rates.setdefault(rate.name, rate)
         until = min((b.end for b in buckets.values() if b.end), default=_FOREVER)
-        return Plan(tuple(buckets.values()), tuple(rates.values()), until)
+        policy = ", ".join(f'"{r.rule}";q={r.limit};w={r.period_ms // 1000}' for r in rates.values())
+        return Plan(tuple(buckets.values()), tuple(rates.values()), until, policy.encode())
 
 
 def _match(scope: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ class Call:
     cache-write rate, ``audio`` that input or output may be audio, ``hidden_output`` that output is billed which a
     stream does not show (reasoning), so that cutting the stream does not bound its cost.
     ``op`` and ``upstream`` come from the route: what kind of operation it is (`generate`, `free`, `object`,
-    `passthrough`) and the provider that its path names.
+    `passthrough`) and the provider that its path names. ``raw_headers`` are the request's headers as they came.
     """
 
     dialect: str
@@ -105,6 +105,7 @@ class Call:
     metered: bool = True
     op: str = "generate"
     upstream: str | None = None
+    raw_headers: Sequence[tuple[bytes, bytes]] = ()
     metadata: dict[str, str] = field(default_factory=dict)
 
 

@@ -66,6 +66,9 @@ OUT_FAMILY = {
     "anthropic": OUT_ALWAYS | {"anthropic-beta": b"anthropic-beta", "anthropic-version": b"anthropic-version"},
     "gemini": OUT_ALWAYS | {"x-goog-api-client": b"x-goog-api-client", "x-server-timeout": b"x-server-timeout"},
 }
+_OUT_ALWAYS = frozenset(name.encode() for name in OUT_ALWAYS)
+_OUT = {family: frozenset(name.encode() for name in names) for family, names in OUT_FAMILY.items()}
+_UNENCODED = (b"accept-encoding", b"identity")
 # Not x-ratelimit-*, anthropic-ratelimit-* or organization names: they are the shared key's. The guard sends its own.
 BACK = frozenset(
     b"content-type content-encoding content-disposition cache-control retry-after retry-after-ms x-should-retry "
@@ -267,19 +270,20 @@ def credential(headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def outgoing_headers(headers: Mapping[str, str], family: str, tenant: str | None = None) -> list[tuple[bytes, bytes]]:
-    """The caller's headers that go to a provider of ``family``; its key, Host and framing are added elsewhere.
+def outgoing_headers(headers: Headers, family: str, tenant: str | None = None) -> list[tuple[bytes, bytes]]:
+    """The caller's headers that go to a provider of ``family``: not its key, Host and framing.
 
-    Replies are asked for unencoded, so that usage can be read from the bytes that pass. An idempotency key goes out
-    only hashed together with ``tenant``: the provider keeps one space of them per account, and a guessed one would
-    return another team's answer.
+    ``headers`` are the pairs that :func:`check_head` has passed, with names in lower case. Replies are asked for
+    unencoded, so that usage can be read from the bytes that pass. An idempotency key goes out only hashed together with
+    ``tenant``: the provider keeps one space of them per account, and a guessed one would return another team's answer.
     """
-    allowed = OUT_FAMILY.get(family, OUT_ALWAYS)
-    out = [(allowed[name], value.encode("latin-1")) for name, value in headers.items() if name in allowed]
-    out.append((b"accept-encoding", b"identity"))
-    if tenant and "idempotency-key" in headers:
-        scoped = sha256(f"{tenant}\0{headers['idempotency-key']}".encode()).hexdigest()
-        out.append((b"idempotency-key", scoped.encode()))
+    allowed = _OUT.get(family, _OUT_ALWAYS)
+    out = [pair for pair in headers if pair[0] in allowed]
+    out.append(_UNENCODED)
+    if tenant:
+        for name, value in headers:
+            if name == b"idempotency-key":
+                out.append((name, sha256(b"\0".join((tenant.encode(), value))).hexdigest().encode()))
     return out
 
 

@@ -98,11 +98,13 @@ class Relay:
         upstream = self._upstreams[admit.target.provider]
         body = x.dialect.rewrite(call, admit.edits) if admit.edits else call.body
 
+        tenant = f"{x.who.org}/{x.who.team}"
+
         def before_send() -> None:
             runtime.perform(x.dispatch())
 
         try:
-            incoming = await upstream.engine.send(upstream.outgoing(call, admit.target, body, before_send))
+            incoming = await upstream.engine.send(upstream.outgoing(call, admit.target, body, before_send, tenant))
             if incoming.body is None and _comes_whole(call, incoming):
                 await _collect(incoming)
         except UpstreamError as error:

@@ -14,7 +14,7 @@ ANY_FAMILY = "sandbox"
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """What routing needs of a configured provider. ``fee_nano`` opens requests that cannot be metered, at this price."""
+    """What routing needs of a provider. ``fee_nano`` opens requests that cannot be metered, at this price."""
 
     family: str
     default: bool = False

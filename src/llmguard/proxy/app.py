@@ -97,6 +97,7 @@ class Gateway:
         try:
             request.body = await _read_body(receive, self._limits.body)
             call = parse(dialect, request, route)
+            call.raw_headers = scope["headers"]
         except BadCall as bad:
             return self._bad(dialect, event_id, bad.status, bad.code, bad.message, bad.param)
         self.callers.listen(caller)
