@@ -67,4 +67,7 @@ class Routing:
         alias = self._aliases.get(model)
         if alias is not None:
             return alias
-        return self._defaults.get(call.family), model
+        default = self._defaults.get(call.family)
+        if default is None and not model:
+            default = self._defaults.get(ANY_FAMILY)  # files and stored responses, where there is nobody else
+        return default, model

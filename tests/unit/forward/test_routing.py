@@ -39,6 +39,7 @@ def target(model: str, family: str = "openai", upstream: str | None = None) -> t
         ("claude-sonnet", "anthropic", ("claude", "claude-sonnet", None)),
         ("sandbox/echo", "gemini", ("sandbox", "echo", None)),
         ("", "openai", ("openai", "", None)),
+        ("", "gemini", ("sandbox", "", None)),
         ("gemini-3-pro", "gemini", "unknown_model"),
         ("claude/opus", "openai", "wrong_dialect"),
         ("wise", "openai", "wrong_dialect"),
