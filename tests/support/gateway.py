@@ -65,11 +65,16 @@ class Gateway:
         command = ["keys", "create", "--team", team, "--env", env, "--feature", feature, *extra, "--json"]
         return str(json.loads(self.run(*command).stdout)["key"])
 
-    def start(self) -> None:
-        """Start serving and wait until it is ready."""
+    def launch(self) -> None:
+        """Start the process, and wait for nothing."""
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "llmguard", "serve", "--config", str(self.path)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=_CLEAN, cwd=self.home)
+
+    def start(self) -> None:
+        """Start serving and wait until it is ready."""
+        self.launch()
+        assert self.process is not None
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()

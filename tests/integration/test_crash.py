@@ -1,0 +1,223 @@
+"""Spend survives the end of the process: a polite one under load, and kill -9 at any moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from redis import Redis
+
+from tests.support import postgres
+from tests.support.gateway import Gateway, gateway
+from tests.support.load import CHAT, Body, Load, Outcome, load, metered, steady_port, usage_of
+from tests.support.upstream import Upstream, upstream
+from tests.support.valkey import ValkeyServer
+
+PRICES = {"local/*": {"input": "$5/M", "output": "$15/M", "output_max": 4_096}}
+INPUT_NANO, OUTPUT_NANO = 5_000, 15_000
+TEAM = {"name": "team", "scope": {"team": "*"}, "limit": "$10000", "window": "total"}
+LIVE = {"name": "live", "scope": {"team": "*"}, "limit": "500 concurrent"}
+
+
+def config(provider: Upstream, **more: Any) -> dict[str, Any]:
+    local = {"dialect": "openai", "base_url": f"{provider.url}/v1", "keys": ["sk-local"], "internal": True}
+    return {"providers": {"local": local}, "prices": PRICES, "budgets": [TEAM], "limits": [LIVE]} | more
+
+
+def chat(name: str) -> Any:
+    """Whole calls and streams in turn, each with a `user` of its own."""
+
+    def make(number: int) -> Body:
+        messages = [{"role": "user", "content": "Say something that takes a while, please."}]
+        body: Body = {"model": "gpt-4o", "messages": messages, "max_tokens": 60, "user": f"{name}-{number}"}
+        return body | {"stream": True} if number % 2 else body
+
+    return make
+
+
+@pytest.fixture
+def provider() -> Iterator[Upstream]:
+    with upstream() as running:
+        running.reply(metered())
+        yield running
+
+
+def reached(provider: Upstream) -> set[str]:
+    """The calls that the provider has seen."""
+    return {seen.json()["user"] for seen in provider.requests}
+
+
+def check_rows(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], sent: set[str]) -> Counter[str]:
+    """Every call that went out has one row; one that was delivered, its provider's usage. Counts the sources."""
+    assert max(Counter(row["event_id"] for row in rows).values()) == 1
+    by_user = defaultdict(list)
+    for row in rows:
+        assert row["kind"] == "POST"
+        by_user[row["end_user"]].append(row)
+    twice = {user: found for user, found in by_user.items() if len(found) != 1}
+    assert not twice, twice
+    for outcome in outcomes:
+        if outcome.delivered:
+            assert outcome.user in sent
+            (row,) = by_user[outcome.user]
+            assert row["event_id"] == outcome.request_id
+            prompt, output = usage_of(outcome.user)
+            assert (row["usage_source"], row["input_tokens"], row["output_tokens"]) == ("provider", prompt, output)
+            assert row["cost_nano"] == prompt * INPUT_NANO + output * OUTPUT_NANO
+    for user in sent:
+        assert user in by_user, f"{user} reached the provider and is not in the ledger"
+        (row,) = by_user[user]
+        assert row["cost_nano"] > 0
+        assert row["usage_source"] == "provider" or row["cost_nano"] <= row["cap_nano"], row
+    return Counter(row["usage_source"] for row in rows)
+
+
+def levels(store: ValkeyServer) -> dict[str, Counter[str]]:
+    """What the store's buckets hold, by unit."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    with Redis.from_url(store.tcp_url, decode_responses=True) as client:
+        for name in client.scan_iter(match="*b:*"):
+            unit = name.partition("|")[0].rpartition(":")[2]
+            values = client.hgetall(name)
+            found[unit].update({k: int(values.get(k, 0)) for k in ("settled", "orphan", "held", "exposure")})
+    return found
+
+
+def not_ready(served: Gateway, within: float) -> str:
+    """What `/readyz` said first that was not `ready`; a refused connection is said by the kernel."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            reply = httpx2.get(f"{served.url}/readyz", timeout=2)
+        except httpx2.TransportError:
+            return "refused"
+        if reply.status_code == 503:
+            return str(reply.json()["reasons"])
+        time.sleep(0.005)
+    raise AssertionError(f"still ready {within} s after the signal")
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_ends_all_calls_and_loses_and_doubles_none(tmp_path: Path, provider: Upstream) -> None:
+    provider.reply(metered(delay=0.4, gap=0.1))
+    with ValkeyServer() as store, gateway(tmp_path, config(provider, store=store.tcp_url)) as served:
+        key = served.key()
+        with load(served.port, key, chat("term"), callers=24) as running:
+            provider.wait_for(lambda u: len(u.requests) > 100, 30)
+            assert served.process is not None
+            served.process.send_signal(signal.SIGTERM)
+            assert not_ready(served, 1.0) in ("['shutting down']", "refused")
+            assert served.process.wait(30) == 0
+            running.stop()
+        outcomes, sent = running.outcomes, reached(provider)
+        answered = {outcome.user for outcome in outcomes if outcome.delivered}
+        assert sent == answered, "calls that were running at the signal were not all delivered"
+        rows = served.rows()
+        sources = check_rows(rows, outcomes, sent)
+        assert sources == {"provider": len(sent)}
+        kept = levels(store)
+        assert kept["usd"] == {"settled": sum(row["cost_nano"] for row in rows), "orphan": 0, "held": 0, "exposure": 0}
+        assert not +kept["calls"]
+        assert list((tmp_path / "spool").iterdir()) == []
+        served.process = None
+
+
+def kill(served: Gateway) -> None:
+    """kill -9; whoever started the process sees it end."""
+    assert served.stop(signal.SIGKILL) == -signal.SIGKILL
+
+
+def kill_again_and_again(served: Gateway, running: Load, rng: random.Random, times: int) -> list[float]:
+    """Start and kill; every fifth time while it starts, the other times under load. Returns how long starts took."""
+    starts = []
+    for number in range(times):
+        began = time.monotonic()
+        if number % 5 == 4:
+            served.launch()
+            time.sleep(rng.uniform(0.5, 3.0))
+        else:
+            served.start()
+            starts.append(time.monotonic() - began)
+            time.sleep(rng.uniform(0.2, 2.0))
+        kill(served)
+    return starts
+
+
+def seeded() -> random.Random:
+    """A generator whose seed can be read in the output, and given by LLMGUARD_TEST_SEED."""
+    seed = int(os.environ.get("LLMGUARD_TEST_SEED", random.randrange(10**6)))
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+def refusal_under(home: Path, provider: Upstream, port: int, key: str, **more: Any) -> dict[str, Any]:
+    """What the guard says is spent and held, when the same buckets get a limit that nothing fits into."""
+    small = config(provider, budgets=[TEAM | {"limit": "$0.000001"}], limits=[], **more)
+    with gateway(home, small, port=port) as served:
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "user": "late-0"}
+        reply = httpx2.post(served.url + CHAT, json=body, headers={"authorization": f"Bearer {key}"})
+        assert reply.status_code in (403, 429), reply.text
+        refused: dict[str, Any] = reply.json()["error"]["llmguard"]
+        return refused
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path: Path, provider: Upstream) -> None:
+    rng, port = seeded(), steady_port()
+    served = Gateway(tmp_path, config(provider), port=port)
+    key = served.key()
+    with load(port, key, chat("kill"), callers=16) as running:
+        starts = kill_again_and_again(served, running, rng, 20)
+        running.stop()
+    assert len(running.delivered()) > 100
+    left = refusal_under(tmp_path, provider, port, key)
+    rows = served.rows()
+    sources = check_rows(rows, running.outcomes, reached(provider))
+    assert sources["estimated"] + sources["hold"] > 0, "no kill met a running call"
+    assert left["spent"] == exact_usd(sum(row["cost_nano"] for row in rows))
+    assert left["held"] == exact_usd(0)
+    assert list((tmp_path / "spool").iterdir()) == []
+    print(f"{len(running.outcomes)} calls, {len(running.delivered())} delivered, rows {dict(sources)}")
+    print("starts", [round(s, 2) for s in starts])
+
+
+def exact_usd(nano: int) -> str:
+    """As refusals write money."""
+    from llmguard.core.money import usd_string
+
+    return usd_string(nano)
+
+
+@pytest.mark.slow
+def test_three_kills_on_postgresql_and_valkey(tmp_path: Path, provider: Upstream) -> None:
+    rng, port = seeded(), steady_port()
+    with postgres.running() as server, ValkeyServer() as store:
+        served = Gateway(tmp_path, config(provider, ledger=server, store=store.tcp_url), port=port)
+        served.run("migrate")
+        key = served.key()
+        with load(port, key, chat("pg"), callers=16) as running:
+            for _ in range(3):
+                served.start()
+                time.sleep(rng.uniform(0.5, 2.0))
+                kill(served)
+            running.stop()
+        served.start()
+        rows = served.rows()
+        sources = check_rows(rows, running.outcomes, reached(provider))
+        expected = {"settled": sum(row["cost_nano"] for row in rows), "orphan": 0, "held": 0, "exposure": 0}
+        deadline = time.monotonic() + 5
+        while (kept := levels(store))["usd"] != expected and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert kept["usd"] == expected
+        assert not +kept["calls"]
+        assert served.stop() == 0
+        assert list((tmp_path / "spool").iterdir()) == []
+        print(f"{len(running.outcomes)} calls, {len(running.delivered())} delivered, rows {dict(sources)}")
