@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from llmguard.core.call import Call, Edits, Request
+from llmguard.core.call import Call, Edits, ObjectRef, Request
 from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
 from llmguard.providers import objects
@@ -47,6 +48,16 @@ MESSAGE_TOKENS = 4
 
 _CLIENT_TOOLS = ("bash_", "computer_", "memory_", "text_editor_")
 """Types of Anthropic's tools that the caller runs."""
+_PLAIN = frozenset({"model", "messages", "max_tokens", "stream", "system", "temperature", "tools", "tool_choice"}) | {
+    "metadata",
+    "output_config",
+    "service_tier",
+    "stop_sequences",
+    "thinking",
+    "top_k",
+    "top_p",
+}
+"""Members that name no objects, or are looked at on their own."""
 _SILENT = re.compile(r"claude-(?:instant|[123]\b|(?:opus|sonnet|haiku)-[34]\b)")
 """Models that think only when told to; later ones do unless told not to."""
 _SILENT_LEAVES = frozenset({"cache_control", "data", "encrypted_content", "encrypted_index", "id", "media_type"}) | {
@@ -57,42 +68,58 @@ _SILENT_LEAVES = frozenset({"cache_control", "data", "encrypted_content", "encry
 
 
 @dataclass(slots=True)
-class _Extra:
-    """What a prompt has beside its text: ``encoded`` bytes of base64, tokens of media and tools, ``unseen`` input."""
+class _Prompt:
+    """What a prompt has beside its text.
+
+    ``encoded`` bytes of base64, ``tokens`` of media, tools and instructions, ``unseen`` input that lies or comes from
+    elsewhere, parts that are to be ``cached`` and ``cited``, and the objects at the provider that it names.
+    """
 
     encoded: int = 0
     tokens: int = 0
     unseen: bool = False
+    cached: bool = False
+    cited: bool = False
+    reads: tuple[ObjectRef, ...] = ()
 
     def tools(self, tools: list[Any]) -> None:
         """Look at the tools. What one that runs at the provider fetches becomes input that no request shows."""
-        if tools:
-            self.tokens += TOOL_TOKENS
+        self.tokens += TOOL_TOKENS
         for tool in tools:
             if type(tool) is not dict:
                 raise wrong("tools", tool, "an array of objects")
+            self.cached = self.cached or "cache_control" in tool
             kind = take_str(tool, "type", param="tools.type")
             if kind is not None and kind != "custom":
                 self.tokens += BUILT_IN_TOOL_TOKENS
                 self.unseen = self.unseen or not kind.startswith(_CLIENT_TOOLS)
+                self.names(tool)
 
-    def look(self, blocks: list[Any]) -> None:
-        """Look through content blocks, those of tool results and documents too."""
+    def names(self, value: dict[str, Any]) -> None:
+        """Note the objects that a part of the body names."""
+        self.reads += tuple(objects.ANTHROPIC.walk(value))
+
+    def blocks(self, blocks: list[Any], param: str) -> None:
+        """Look at content blocks; plain text has nothing to see."""
         for block in blocks:
             if type(block) is not dict:
-                raise wrong("messages.content", block, "an array of objects")
-            if block.get("type") == "text":
-                continue
-            source = block.get("source")
-            if type(source) is dict:
-                self._source(block.get("type"), source)
-            self._inside(block.get("content"))
+                raise wrong(param, block, "an array of objects")
+            if len(block) > 2 or block.get("type") != "text":
+                self.names(block)
+                self._block(block)
+
+    def _block(self, block: dict[str, Any]) -> None:
+        self.cached = self.cached or "cache_control" in block
+        self.cited = self.cited or "citations" in block
+        source = block.get("source")
+        if type(source) is dict:
+            self._source(block.get("type"), source)
+        self._inside(block.get("content"))
 
     def _inside(self, content: object) -> None:
-        if type(content) is list:
-            self.look(content)
-        elif type(content) is dict:
-            self.look([content])
+        for block in content if type(content) is list else (content,):
+            if type(block) is dict:
+                self._block(block)
 
     def _source(self, kind: object, source: dict[str, Any]) -> None:
         match source.get("type"):
@@ -122,22 +149,8 @@ class AnthropicMessages:
         """Understand a request for a message, or for counting its tokens."""
         body = request.body
         doc = decode(body)
-        extra = _Extra()
-        extra.tools(take_list(doc, "tools") or [])
-        if take_list(doc, "mcp_servers"):
-            extra.unseen = True
-        if b'"citations"' in body:
-            extra.tokens += CITATION_TOKENS
-        _check_system(doc)
-        for message in take_list(doc, "messages") or ():
-            if type(message) is not dict:
-                raise wrong("messages", message, "an array of objects")
-            content = message.get("content")
-            if type(content) is list:
-                extra.look(content)
-            elif content is not None and type(content) is not str:
-                raise wrong("messages.content", content, "a string or an array")
         name = model or need_str(doc, "model")
+        prompt = _read_prompt(doc)
         metadata = take_object(doc, "metadata")
         return Call(
             self.name,
@@ -154,12 +167,12 @@ class AnthropicMessages:
             max_tokens=take_int(doc, "max_tokens"),
             generates=not endpoint.endswith("/count_tokens"),
             end_user=take_str(metadata, "user_id", param="metadata.user_id") if metadata else None,
-            prompt_bytes=len(body) - extra.encoded,
-            extra_input_tokens=extra.tokens,
-            server_context=extra.unseen,
-            writes_cache=b'"cache_control"' in body or b"\\u00" in body,
+            prompt_bytes=len(body) - prompt.encoded,
+            extra_input_tokens=prompt.tokens,
+            server_context=prompt.unseen,
+            writes_cache=prompt.cached,
             hidden_output=_thinks(doc, name),
-            reads=objects.ANTHROPIC.named(body, doc),
+            reads=tuple(dict.fromkeys(prompt.reads)) if prompt.reads else (),
         )
 
     def texts(self, call: Call) -> Sequence[str]:
@@ -201,19 +214,46 @@ MIN_THINKING = 1_024
 """The smallest thinking budget the API takes."""
 
 
-def _check_system(doc: dict[str, Any]) -> None:
-    system = doc.get("system")
-    if system is not None and type(system) is not str and type(system) is not list:
-        raise wrong("system", system, "a string or an array")
+def _read_prompt(doc: dict[str, Any]) -> _Prompt:
+    prompt = _Prompt()
+    if tools := take_list(doc, "tools"):
+        prompt.tools(tools)
+    _content(prompt, doc.get("system"), "system")
+    for message in take_list(doc, "messages") or ():
+        if type(message) is not dict:
+            raise wrong("messages", message, "an array of objects")
+        content = message.get("content")
+        if type(content) is not str:
+            _content(prompt, content, "messages.content")
+    if prompt.cited:
+        prompt.tokens += CITATION_TOKENS
+    for name, value in doc.items():
+        if name not in _PLAIN:
+            prompt.cached = prompt.cached or name == "cache_control"
+            prompt.unseen = prompt.unseen or (name == "mcp_servers" and bool(value))
+            prompt.names({name: value})
+    return prompt
+
+
+def _content(prompt: _Prompt, content: object, param: str) -> None:
+    if type(content) is list:
+        prompt.blocks(content, param)
+    elif content is not None and type(content) is not str:
+        raise wrong(param, content, "a string or an array")
 
 
 def _thinks(doc: dict[str, Any], model: str) -> bool:
     """Whether the answer may contain thinking, which is billed whole and streamed as a summary or not at all."""
     thinking = take_object(doc, "thinking")
     if thinking is None:
-        return _SILENT.search(model) is None
+        return _thinks_unasked(model)
     take_int(thinking, "budget_tokens", param="thinking.budget_tokens")
     return take_str(thinking, "type", param="thinking.type") != "disabled"
+
+
+@lru_cache(1024)
+def _thinks_unasked(model: str) -> bool:
+    return _SILENT.search(model) is None
 
 
 def _strings(value: object) -> Iterator[str]:

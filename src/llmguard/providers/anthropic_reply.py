@@ -46,7 +46,7 @@ def _error_member(refuse: Refuse, request_id: str) -> bytes:
     )
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     """Values are checked where they are read, so that a strange one costs nothing but itself."""
 
     text: Any = None
@@ -64,7 +64,7 @@ class _Message(msgspec.Struct):
     content: msgspec.Raw = msgspec.Raw()
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     type: str = ""
     delta: _Delta | None = None
     content_block: msgspec.Raw = msgspec.Raw()
@@ -72,6 +72,7 @@ class _Event(msgspec.Struct):
     usage: Any = None
 
 
+_PASS = Fate.PASS
 _event = msgspec.json.Decoder(_Event).decode
 _message = msgspec.json.Decoder(_Message).decode
 
@@ -123,15 +124,14 @@ class MessagesReader(SSEReader):
         try:
             event = _event(data)
         except (ValueError, RecursionError):
-            return Fate.PASS
+            return _PASS
         delta = event.delta
-        if event.type == "content_block_delta":
-            if delta is not None:
-                text = delta.text or delta.partial_json or delta.thinking
-                if text and type(text) is str:
-                    self._text(text)
-            return Fate.PASS
-        return self._rare(event, delta)
+        if delta is None or event.type != "content_block_delta":
+            return self._rare(event, delta)
+        text = delta.text or delta.partial_json or delta.thinking
+        if text and type(text) is str:
+            self._text(text)
+        return _PASS
 
     def _rare(self, event: _Event, delta: _Delta | None) -> Fate:
         if event.type == "message_start" and event.message is not None:
@@ -150,7 +150,7 @@ class MessagesReader(SSEReader):
             self.finished = True
             self.failed = event.type == "error"
             return Fate.HOLD
-        return Fate.PASS
+        return _PASS
 
     def _reply(self, body: bytes) -> None:
         try:

@@ -6,11 +6,14 @@ where a list is meant. What it would accept is read here, or refused; nothing is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmguard.core.call import ObjectRef
 from llmguard.errors import BadCall
+from llmguard.providers import objects
 from llmguard.providers.base import encode, take_int, take_object, take_str, wrong
 
 FAMILY = "gemini"
@@ -27,16 +30,30 @@ AUDIO_BYTES_PER_TOKEN = 32
 VIDEO_BYTES_PER_TOKEN = 8
 """Films have 263 tokens a second (docs "Understand and count tokens"): 17 kbit/s."""
 
+_UPPER = re.compile("[A-Z]")
+_TEXTUAL = frozenset({"text", "thought", "thoughtSignature", "thought_signature", "functionCall", "function_call"})
 _SILENT_LEAVES = frozenset({"data", "mimeType", "mime_type", "role", "thoughtSignature", "thought_signature", "id"})
 
 
-def spelled(doc: Mapping[str, Any], camel: str, snake: str) -> str:
-    """How ``doc`` spells a field. Both spellings at once are a duplicate: parsers disagree about which one counts."""
-    if snake not in doc:
-        return camel
-    if camel in doc:
-        raise BadCall(f"'{camel}' and '{snake}' are the same field; send one.", code="duplicate_field", param=camel)
-    return snake
+def both_spellings(*camel: str) -> dict[str, str]:
+    """A table for :func:`spellings`: each field's lowerCamelCase by both its spellings."""
+    return {name: field for field in camel for name in (field, _UPPER.sub(r"_\g<0>", field).lower())}
+
+
+def spellings(doc: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, str]:
+    """How ``doc`` spells the fields of ``table`` that it has.
+
+    Both spellings of one at once are a duplicate: parsers disagree about which one counts.
+    """
+    found: dict[str, str] = {}
+    for name in doc:
+        field = table.get(name)
+        if field is not None:
+            if field in found:
+                message = f"'{found[field]}' and '{name}' are the same field; send one."
+                raise BadCall(message, code="duplicate_field", param=field)
+            found[field] = name
+    return found
 
 
 def take_int32(doc: Mapping[str, Any], name: str, *, minimum: int = 0, param: str | None = None) -> int | None:
@@ -69,34 +86,51 @@ def check_model(doc: Mapping[str, Any], model: str, param: str = "model") -> Non
         raise BadCall(f"'{param}' must be the model in the path, 'models/{model}'.", code="invalid_value", param=param)
 
 
+_MIME_TYPE = both_spellings("mimeType")
+
+
 @dataclass(slots=True)
-class Media:
-    """What a prompt has beside its text: ``encoded`` bytes of base64, their tokens, and parts that lie elsewhere."""
+class Prompt:
+    """What a prompt has beside its text.
+
+    ``encoded`` bytes of base64, ``tokens`` of media, ``unseen`` input that lies or comes from elsewhere, whether there
+    is ``audio``, and the objects at the provider that it names.
+    """
 
     encoded: int = 0
     tokens: int = 0
     unseen: bool = False
     audio: bool = False
+    reads: tuple[ObjectRef, ...] = ()
 
-    def look(self, contents: list[dict[str, Any]]) -> None:
-        """Look through contents, parts of function results included."""
+    def contents(self, contents: list[dict[str, Any]]) -> None:
+        """Look at contents; plain text has nothing to see."""
         for content in contents:
             for part in take_objects(content, "parts", param="contents.parts"):
-                if "text" not in part or len(part) > 1:
+                if len(part) > 1 or "text" not in part:
                     self._part(part)
+
+    def other(self, name: str, value: object) -> None:
+        """Look for objects in a member that is not interpreted otherwise."""
+        self.reads += tuple(objects.GEMINI.walk({name: value}))
 
     def _part(self, part: dict[str, Any]) -> None:
         for name, value in part.items():
+            if name in _TEXTUAL:
+                continue
             if name in ("inlineData", "inline_data"):
                 self._inline(take_object(part, name, param=f"contents.parts.{name}") or {})
-            elif name in ("fileData", "file_data"):
+                continue
+            self.other(name, value)
+            if name in ("fileData", "file_data"):
                 self.unseen = self.unseen or value is not None
             elif name in ("functionResponse", "function_response") and type(value) is dict and "parts" in value:
-                self.look([value])
+                self.contents([value])
 
     def _inline(self, blob: dict[str, Any]) -> None:
         size = len(take_str(blob, "data", param="contents.parts.inlineData.data") or "")
-        mime = take_str(blob, spelled(blob, "mimeType", "mime_type"), param="contents.parts.inlineData.mimeType") or ""
+        name = spellings(blob, _MIME_TYPE).get("mimeType", "mimeType")
+        mime = take_str(blob, name, param="contents.parts.inlineData.mimeType") or ""
         kind = mime.partition("/")[0].lower()
         self.encoded += size
         if kind == "image":

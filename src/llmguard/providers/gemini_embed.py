@@ -11,9 +11,8 @@ from llmguard.core.call import Call, Edits, Request
 from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
 from llmguard.errors import BadCall
-from llmguard.providers import objects
 from llmguard.providers.base import decode, encode, member, splice, take_object
-from llmguard.providers.gemini_common import FAMILY, Media, check_model, strings, take_objects
+from llmguard.providers.gemini_common import FAMILY, Prompt, check_model, strings, take_objects
 from llmguard.providers.gemini_reply import GeminiReader, error_body
 
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -32,8 +31,8 @@ class GeminiEmbed:
         body = request.body
         doc = decode(body)
         check_model(doc, model)
-        media = Media()
-        media.look(_contents(doc))
+        prompt = Prompt()
+        prompt.contents(_contents(doc))
         for each in take_objects(doc, "requests"):
             check_model(each, model, "requests.model")
         return Call(
@@ -48,11 +47,11 @@ class GeminiEmbed:
             model,
             doc,
             generates=False,
-            prompt_bytes=len(body) - media.encoded,
-            extra_input_tokens=media.tokens,
-            server_context=media.unseen,
-            audio=media.audio,
-            reads=objects.GEMINI.named(body, doc),
+            prompt_bytes=len(body) - prompt.encoded,
+            extra_input_tokens=prompt.tokens,
+            server_context=prompt.unseen,
+            audio=prompt.audio,
+            reads=tuple(dict.fromkeys(prompt.reads)),
         )
 
     def texts(self, call: Call) -> Sequence[str]:

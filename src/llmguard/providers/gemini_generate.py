@@ -12,13 +12,13 @@ from llmguard.core.call import Call, Edits, Request
 from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
 from llmguard.errors import BadCall
-from llmguard.providers import objects
 from llmguard.providers.base import decode, encode, member, splice, take_object, take_str, wrong
 from llmguard.providers.gemini_common import (
     FAMILY,
-    Media,
+    Prompt,
+    both_spellings,
     check_model,
-    spelled,
+    spellings,
     strings,
     take_int32,
     take_objects,
@@ -27,11 +27,20 @@ from llmguard.providers.gemini_reply import ArrayReader, GeminiReader, error_bod
 
 MAX_CHOICES = 1_024
 
-_CONFIG = ("generationConfig", "generation_config")
-_SYSTEM = ("systemInstruction", "system_instruction")
-_MAX_OUTPUT = ("maxOutputTokens", "max_output_tokens")
-_CACHED = ("cachedContent", "cached_content")
-_FUNCTIONS = frozenset({"functionDeclarations", "function_declarations"})
+_FIELDS = both_spellings(
+    "cachedContent",
+    "contents",
+    "generationConfig",
+    "labels",
+    "model",
+    "safetySettings",
+    "systemInstruction",
+    "toolConfig",
+    "tools",
+)
+_SETTINGS = both_spellings("candidateCount", "maxOutputTokens", "responseModalities", "thinkingConfig")
+_THINKING = both_spellings("thinkingBudget")
+_FUNCTIONS = frozenset(both_spellings("functionDeclarations"))
 
 
 class GeminiGenerate:
@@ -47,12 +56,10 @@ class GeminiGenerate:
         body = request.body
         doc = decode(body)
         check_model(doc, model)
-        media = Media()
-        media.look(take_objects(doc, "contents"))
-        media.look(_system(doc))
-        tools = take_objects(doc, "tools")
-        config = take_object(doc, spelled(doc, *_CONFIG)) or {}
-        cached = take_str(doc, spelled(doc, *_CACHED))
+        names = spellings(doc, _FIELDS)
+        prompt = _read_prompt(doc, names)
+        config = take_object(doc, names.get("generationConfig", "")) or {}
+        settings = spellings(config, _SETTINGS)
         return Call(
             self.name,
             FAMILY,
@@ -65,22 +72,22 @@ class GeminiGenerate:
             model,
             doc,
             stream=endpoint.endswith(":streamGenerateContent"),
-            max_tokens=take_int32(config, spelled(config, *_MAX_OUTPUT), param="generationConfig.maxOutputTokens"),
-            choices=_choices(config),
+            max_tokens=_max_output(config, settings),
+            choices=_choices(config, settings),
             generates=not endpoint.endswith(":countTokens"),
-            prompt_bytes=len(body) - media.encoded,
-            extra_input_tokens=media.tokens,
-            server_context=media.unseen or cached is not None or any(tool.keys() - _FUNCTIONS for tool in tools),
-            audio=media.audio or _speaks(config),
-            hidden_output=_thinks(config),
-            reads=objects.GEMINI.named(body, doc),
+            prompt_bytes=len(body) - prompt.encoded,
+            extra_input_tokens=prompt.tokens,
+            server_context=prompt.unseen,
+            audio=prompt.audio or _speaks(config, settings),
+            hidden_output=_thinks(config, settings),
+            reads=tuple(dict.fromkeys(prompt.reads)) if prompt.reads else (),
         )
 
     def texts(self, call: Call) -> Sequence[str]:
         """Everything that the model reads: system instruction, tools, contents, arguments and results of functions."""
         doc = call.doc or {}
         texts = [encode(tool).decode() for tool in take_objects(doc, "tools")]
-        texts.extend(strings(doc.get(spelled(doc, *_SYSTEM))))
+        texts.extend(strings(doc.get(spellings(doc, _FIELDS).get("systemInstruction", ""))))
         texts.extend(strings(doc.get("contents")))
         return texts
 
@@ -95,9 +102,10 @@ class GeminiGenerate:
         if edits.model is not None and doc.get("model") is not None:
             changes["model"] = encode(f"models/{edits.model}")
         if edits.max_tokens is not None:
-            name = spelled(doc, *_CONFIG)
+            name = spellings(doc, _FIELDS).get("generationConfig", "generationConfig")
             config: dict[str, Any] = doc.get(name) or {}
-            limit = {spelled(config, *_MAX_OUTPUT): b"%d" % edits.max_tokens}
+            own_name = spellings(config, _SETTINGS).get("maxOutputTokens", "maxOutputTokens")
+            limit = {own_name: b"%d" % edits.max_tokens}
             changes[name] = splice(member(call.body, name) if config else b"{}", limit, present=config)
         return splice(call.body, changes, present=doc)
 
@@ -111,9 +119,28 @@ class GeminiGenerate:
         return error_body(refuse, request_id)
 
 
-def _system(doc: dict[str, Any]) -> list[dict[str, Any]]:
-    name = spelled(doc, *_SYSTEM)
-    value = doc.get(name)
+def _read_prompt(doc: dict[str, Any], names: dict[str, str]) -> Prompt:
+    prompt = Prompt()
+    prompt.contents(take_objects(doc, "contents"))
+    if "systemInstruction" in names:
+        prompt.contents(_system(doc, names["systemInstruction"]))
+    if "tools" in names:
+        for tool in take_objects(doc, "tools"):
+            if tool.keys() - _FUNCTIONS:
+                prompt.unseen = True
+                prompt.other("tools", tool)
+    if "cachedContent" in names:
+        cached = take_str(doc, names["cachedContent"])
+        prompt.unseen = prompt.unseen or cached is not None
+        prompt.other("cachedContent", cached)
+    if len(names) < len(doc):
+        for name in doc.keys() - _FIELDS.keys():
+            prompt.other(name, doc[name])
+    return prompt
+
+
+def _system(doc: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    value = doc[name]
     if value is None or type(value) is str:
         return []
     if type(value) is not dict:
@@ -121,8 +148,15 @@ def _system(doc: dict[str, Any]) -> list[dict[str, Any]]:
     return [value]
 
 
-def _choices(config: dict[str, Any]) -> int:
-    name = spelled(config, "candidateCount", "candidate_count")
+def _max_output(config: dict[str, Any], settings: dict[str, str]) -> int | None:
+    name = settings.get("maxOutputTokens")
+    return None if name is None else take_int32(config, name, param="generationConfig.maxOutputTokens")
+
+
+def _choices(config: dict[str, Any], settings: dict[str, str]) -> int:
+    name = settings.get("candidateCount")
+    if name is None:
+        return 1
     count = take_int32(config, name, param="generationConfig.candidateCount")
     if count is not None and count > MAX_CHOICES:
         message = f"'generationConfig.candidateCount' must be at most {MAX_CHOICES}."
@@ -130,16 +164,21 @@ def _choices(config: dict[str, Any]) -> int:
     return count or 1
 
 
-def _thinks(config: dict[str, Any]) -> bool:
+def _thinks(config: dict[str, Any], settings: dict[str, str]) -> bool:
     """Whether thoughts may be billed that no chunk shows: models think unless told not to."""
-    name = spelled(config, "thinkingConfig", "thinking_config")
+    name = settings.get("thinkingConfig")
+    if name is None:
+        return True
     thinking = take_object(config, name, param="generationConfig.thinkingConfig") or {}
-    budget = spelled(thinking, "thinkingBudget", "thinking_budget")
+    budget = spellings(thinking, _THINKING).get("thinkingBudget", "")
     return take_int32(thinking, budget, minimum=-1, param="generationConfig.thinkingConfig.thinkingBudget") != 0
 
 
-def _speaks(config: dict[str, Any]) -> bool:
-    modalities = config.get(spelled(config, "responseModalities", "response_modalities"))
+def _speaks(config: dict[str, Any], settings: dict[str, str]) -> bool:
+    name = settings.get("responseModalities")
+    if name is None:
+        return False
+    modalities = config[name]
     wanted = modalities if type(modalities) is list else [modalities]
     return any(type(one) is str and one.upper() == "AUDIO" for one in wanted)
 

@@ -56,7 +56,7 @@ def _error_member(refuse: Refuse, request_id: str) -> bytes:
     )
 
 
-class _Part(msgspec.Struct):
+class _Part(msgspec.Struct, gc=False):
     """Values are checked where they are read, so that a strange one costs nothing but itself."""
 
     text: Any = None
@@ -64,34 +64,48 @@ class _Part(msgspec.Struct):
     executableCode: Any = None
 
 
-class _Content(msgspec.Struct):
+class _Content(msgspec.Struct, gc=False):
     parts: list[_Part] | None = None
 
 
-class _Candidate(msgspec.Struct):
+class _Candidate(msgspec.Struct, gc=False):
     content: _Content | None = None
     finishReason: Any = None
     index: Any = 0
 
 
-class _Chunk(msgspec.Struct):
+class _Output(msgspec.Struct, gc=False):
+    candidatesTokenCount: Any = None
+    thoughtsTokenCount: Any = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
     candidates: list[_Candidate] | None = None
-    usageMetadata: Any = None
+    usageMetadata: _Output | None = None
     modelVersion: Any = None
     promptFeedback: Any = None
     error: Any = None
 
 
+class _Reported(msgspec.Struct):
+    usageMetadata: dict[str, Any] | None = None
+
+
+_PASS = Fate.PASS
 _chunk = msgspec.json.Decoder(_Chunk).decode
-_reply = msgspec.json.Decoder(_Chunk | list[_Chunk]).decode
+_reported = msgspec.json.Decoder(_Reported).decode
+_chunks = msgspec.json.Decoder(_Chunk | list[_Chunk]).decode
+_all_reported = msgspec.json.Decoder(_Reported | list[_Reported]).decode
 
 
-def usage_of(reported: dict[str, Any]) -> Usage | None:
+def usage_of(reported: dict[str, Any] | None) -> Usage | None:
     """Usage in llmguard's convention; None when no tokens are reported.
 
     Gemini's candidates leave out thoughts, and its prompt the results of tools that ran at Google. A count that is
     absent is zero, as in all proto3 JSON; where only a total is there, it counts as input.
     """
+    if reported is None:
+        return None
     prompt, output = _count(reported, "promptTokenCount"), _count(reported, "candidatesTokenCount")
     thoughts = _count(reported, "thoughtsTokenCount")
     if prompt is None and output is None and thoughts is None:
@@ -112,6 +126,10 @@ def usage_of(reported: dict[str, Any]) -> Usage | None:
 def _count(reported: dict[str, Any], name: str) -> int | None:
     value = reported.get(name)
     return value if type(value) is int and value >= 0 else None
+
+
+def _int(value: object) -> int:
+    return value if type(value) is int else 0
 
 
 def _audio(reported: dict[str, Any], name: str) -> int | None:
@@ -136,33 +154,36 @@ class GeminiReader(SSEReader):
     USAGE_KEY = b'"usageMetadata"'
     ERROR_ANYWHERE = False
 
-    __slots__ = ("_choices", "_ended", "_reported")
+    __slots__ = ("_choices", "_ended", "_known")
 
     def __init__(self, choices: int) -> None:
         super().__init__()
         self._choices = choices
         self._ended: set[int] = set()
-        self._reported = 0
+        self._known = 0
 
     def _event(self, data: bytes) -> Fate:
         try:
             chunk = _chunk(data)
         except (ValueError, RecursionError):
-            return Fate.PASS
+            return _PASS
         if chunk.error:
             self.failed = self.finished = True
             return Fate.HOLD
-        return Fate.HOLD if self._take(chunk) else Fate.PASS
+        last = self._take(chunk)
+        if chunk.usageMetadata is not None:
+            self.usage = usage_of(_reported(data).usageMetadata) if last else None
+        return Fate.HOLD if last else _PASS
 
     def _reply(self, body: bytes) -> None:
         try:
-            reply = _reply(body)
+            chunks, reported = _chunks(body), _all_reported(body)
         except (ValueError, RecursionError):
             return
-        for chunk in reply if type(reply) is list else [reply]:
+        for chunk in chunks if type(chunks) is list else [chunks]:
             self._take(chunk)
-            if type(chunk.usageMetadata) is dict:
-                self.usage = usage_of(chunk.usageMetadata)
+        for each in reported if type(reported) is list else [reported]:
+            self.usage = usage_of(each.usageMetadata) or self.usage
 
     def _take(self, chunk: _Chunk) -> bool:
         """Read one chunk; True when it is the last one as far as candidates tell."""
@@ -173,14 +194,12 @@ class GeminiReader(SSEReader):
         if type(chunk.promptFeedback) is dict and (blocked := chunk.promptFeedback.get("blockReason")):
             self.finish_reason = str(blocked)
             self._ended = set(range(self._choices))
-        last = len(self._ended) >= self._choices
         usage = chunk.usageMetadata
-        if type(usage) is dict:
-            seen = (_count(usage, "candidatesTokenCount") or 0) + (_count(usage, "thoughtsTokenCount") or 0)
-            self._reported = max(self._reported, seen)
-            self.usage = usage_of(usage) if last else None
-        self.generated = max(self.generated, self._reported)
-        return last
+        if usage is not None:
+            self._known = max(self._known, _int(usage.candidatesTokenCount) + _int(usage.thoughtsTokenCount))
+        if self._known > self.generated:
+            self.generated = self._known
+        return len(self._ended) >= self._choices
 
     def _candidate(self, candidate: _Candidate) -> None:
         goes_on = False
@@ -199,8 +218,7 @@ class GeminiReader(SSEReader):
             self._ended.discard(index)
 
     def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
-        if usage is not None:
-            self.usage = usage_of(usage)
+        self.usage = usage_of(usage)
 
     def _ending(self, refuse: Refuse, request_id: str) -> bytes:
         return sse.render(self._last_chunk(refuse, request_id))

@@ -44,10 +44,11 @@ class Names:
         """All objects that a body names; ``doc`` is ``body`` decoded. Costs a few searches when there are none."""
         for needle in self.needles:
             if needle in body:
-                return tuple(dict.fromkeys(self._walk(doc)))
+                return tuple(dict.fromkeys(self.walk(doc)))
         return ()
 
-    def _walk(self, root: dict[str, Any]) -> Iterator[ObjectRef]:
+    def walk(self, root: object) -> Iterator[ObjectRef]:
+        """All objects that a decoded value names, at any depth, with repetitions."""
         waiting: list[Any] = [root]
         while waiting:
             node = waiting.pop()

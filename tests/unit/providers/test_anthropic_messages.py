@@ -69,7 +69,6 @@ def test_counting_tokens_generates_nothing() -> None:
         ({"tools": {}}, "tools"),
         ({"tools": ["bash"]}, "tools"),
         ({"tools": [{"type": 1}]}, "tools.type"),
-        ({"mcp_servers": {}}, "mcp_servers"),
         ({"thinking": True}, "thinking"),
         ({"thinking": {"budget_tokens": "1"}}, "thinking.budget_tokens"),
         ({"metadata": []}, "metadata"),
@@ -127,6 +126,7 @@ def test_tools_bring_tokens_and_some_bring_unseen_input(tool: dict[str, Any], to
 
 def test_an_mcp_server_brings_unseen_input() -> None:
     assert call(mcp_servers=[{"type": "url", "url": "https://x", "name": "x"}]).server_context
+    assert not call(mcp_servers=[]).server_context
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,11 @@ def test_a_prompt_that_is_written_to_the_cache() -> None:
     assert call(messages=user(block)).writes_cache
     escaped = json.dumps({"model": "m", "messages": user(block)}).replace("cache_control", "cache\\u005fcontrol")
     assert parse(escaped.encode()).writes_cache
+    assert call(system=[block]).writes_cache
+    assert call(tools=[{"name": "f", "cache_control": {"type": "ephemeral"}}]).writes_cache
+    assert call(messages=user({"type": "tool_result", "content": [block]})).writes_cache
+    assert call(cache_control={"type": "ephemeral"}).writes_cache
+    assert not call(messages=user({"type": "text", "text": '"cache_control"'})).writes_cache
 
 
 def test_objects_that_a_body_names_wherever_it_names_them() -> None:
