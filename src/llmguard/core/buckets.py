@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from llmguard.core.call import UNATTRIBUTED, Attribution
+from llmguard.core.moves import Level
 from llmguard.core.rules import ANY, DIMENSIONS, BudgetRule, LimitRule
 from llmguard.core.windows import window_bounds
 
@@ -46,17 +47,25 @@ class RateBucket:
     scope: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Every bucket of a call with this attribution, until the first of their windows ends.
 
     ``policy`` is the value of the `RateLimit-Policy` header (IETF draft-ietf-httpapi-ratelimit-headers-10).
+    ``levels`` is what the store said of the buckets at ``seen_at`` (epoch ms, 0: never).
     """
 
-    buckets: tuple[Bucket, ...]
-    rates: tuple[RateBucket, ...]
-    until: int
-    policy: bytes = b""
+    __slots__ = ("buckets", "budgets", "levels", "policy", "rates", "seen_at", "until")
+
+    def __init__(
+        self, buckets: tuple[Bucket, ...], rates: tuple[RateBucket, ...], until: int, policy: bytes = b""
+    ) -> None:
+        self.buckets = buckets
+        self.rates = rates
+        self.until = until
+        self.policy = policy
+        self.budgets = any(bucket.unit != "calls" for bucket in buckets)
+        self.seen_at = 0
+        self.levels: tuple[Level, ...] = ()
 
 
 Values = tuple[str, ...]

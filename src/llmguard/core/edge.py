@@ -288,8 +288,8 @@ def outgoing_headers(headers: Headers, family: str, tenant: str | None = None) -
 
 
 def returning_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """A provider's headers that the caller may see, names in lower case; the framing is the relay's to write."""
-    return [(lower, value) for name, value in headers if (lower := name.lower()) in BACK]
+    """Those of a provider's headers (names in lower case) that the caller may see; the framing is the relay's."""
+    return [pair for pair in headers if pair[0] in BACK]
 
 
 def outgoing_query(query: str, family: str) -> str:

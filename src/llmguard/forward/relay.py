@@ -212,7 +212,10 @@ class Relay:
 
 def content_type(headers: Headers) -> str:
     """The reply's media type, lower case, with parameters; empty without one."""
-    return next((v.decode("latin-1").lower() for k, v in headers if k.lower() == b"content-type"), "")
+    for name, value in headers:
+        if name == b"content-type":
+            return value.decode("latin-1").lower()
+    return ""
 
 
 def _comes_whole(call: Call, incoming: Incoming) -> bool:

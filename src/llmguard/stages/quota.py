@@ -44,7 +44,6 @@ class Quota:
         self._planner = planner
         self._policy = policy
         self._memory = refusals.Memory()
-        self._levels: dict[str, tuple[int, int, int]] = {}
         self._skew = 0
         self._seq = 0
 
@@ -59,7 +58,7 @@ class Quota:
             return refusals.budget(remembered.bucket, remembered.denied, x.event_id)
         prompt: int | None = 0 if x.call.prompt_bytes == 0 else None
         self._take(x, plan, estimate(x.call, x.quote, prompt))
-        if prompt is None and not self._roomy(x):
+        if prompt is None and not self._roomy(x, plan):
             prompt = yield Count(x.call, x.dialect, x.target.model)
             self._take(x, plan, estimate(x.call, x.quote, prompt))
         try:
@@ -84,7 +83,7 @@ class Quota:
         values = values_of(x.who, x.target.model, x.target.provider)
         plan = self._planner.plan(values, x.now + self._skew, own)
         if x.call.op in ("free", "object"):
-            return replace(plan, buckets=tuple(b for b in plan.buckets if b.unit == "calls"))
+            return Plan(tuple(b for b in plan.buckets if b.unit == "calls"), plan.rates, plan.until, plan.policy)
         return plan
 
     def _take(self, x: Exchange, plan: Plan, guess: Estimate) -> None:
@@ -132,7 +131,7 @@ class Quota:
             self._policy.owner,
             self._policy.lease_ms,
             x.holds,
-            tuple([guess.rate(bucket) for bucket in plan.rates]),
+            tuple([guess.rate(bucket) for bucket in plan.rates]) if plan.rates else (),
             max_output=most,
             named=named,
             floor=min(most, max(4 * guess.expected, _FLOOR)),
@@ -141,14 +140,12 @@ class Quota:
         )
 
     def _admitted(self, x: Exchange, plan: Plan, guess: Estimate, answer: Admitted) -> None:
-        self._seq = max(self._seq, answer.seq)
-        self._skew = answer.now - x.now if abs(answer.now - x.now) > _FRESH_MS else self._skew
+        if answer.seq > self._seq:
+            self._seq = answer.seq
+        skew = answer.now - x.now
+        self._skew = skew if abs(skew) > _FRESH_MS else 0
         x.admitted_at = answer.now
-        for bucket, level in zip(plan.buckets, answer.levels, strict=True):
-            used = level.settled + level.orphan
-            self._levels[bucket.name] = (x.now, used + level.held, used + level.exposure)
-        if len(self._levels) > 10_000:
-            self._levels.clear()
+        plan.seen_at, plan.levels = x.now, answer.levels
         if answer.max_output is not None:
             x.edits = replace(x.edits, max_tokens=answer.max_output)
             x.headers.append((b"x-llmguard-max-tokens", b"%d" % answer.max_output))
@@ -164,16 +161,17 @@ class Quota:
             self._memory.note(bucket, answer)
         return refusals.budget(bucket, answer, x.event_id)
 
-    def _roomy(self, x: Exchange) -> bool:
-        """Whether every bucket is known to have room for many calls like this."""
+    def _roomy(self, x: Exchange, plan: Plan) -> bool:
+        """Whether every bucket is known, from an answer at most two seconds old, to have room for many such calls."""
         guess = x.estimate
         assert guess is not None
-        for hold in x.holds:
-            if hold.concurrency:
-                continue
-            level = self._levels.get(hold.name)
-            if level is None or x.now - level[0] > _FRESH_MS or not guess.fits_often(hold, level[1], level[2]):
-                return False
+        if x.now - plan.seen_at > _FRESH_MS:
+            return not plan.budgets
+        for hold, level in zip(x.holds, plan.levels, strict=True):
+            if not hold.concurrency:
+                used = level.settled + level.orphan
+                if not guess.fits_often(hold, used + level.held, used + level.exposure):
+                    return False
         return True
 
     # ------------------------------------------------------------------ running

@@ -175,7 +175,7 @@ def test_an_idempotency_key_goes_out_only_as_the_teams_own() -> None:
 
 def test_only_listed_headers_come_back() -> None:
     upstream = [
-        (b"Content-Type", b"application/json"),
+        (b"content-type", b"application/json"),
         (b"content-length", b"12"),
         (b"transfer-encoding", b"chunked"),
         (b"connection", b"close"),
