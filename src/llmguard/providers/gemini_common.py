@@ -106,7 +106,10 @@ class Prompt:
     def contents(self, contents: list[dict[str, Any]]) -> None:
         """Look at contents; plain text has nothing to see."""
         for content in contents:
-            for part in take_objects(content, "parts", param="contents.parts"):
+            parts = content.get("parts")
+            for part in parts if type(parts) is list else take_objects(content, "parts", param="contents.parts"):
+                if type(part) is not dict:
+                    raise wrong("contents.parts", part, "an array of objects")
                 if len(part) > 1 or "text" not in part:
                     self._part(part)
 

@@ -13,6 +13,7 @@ from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
 from llmguard.errors import BadCall
 from llmguard.providers.base import decode, encode, member, splice, take_object, take_str, wrong
+from llmguard.providers.gemini_array import ArrayReader
 from llmguard.providers.gemini_common import (
     FAMILY,
     Prompt,
@@ -23,7 +24,7 @@ from llmguard.providers.gemini_common import (
     take_int32,
     take_objects,
 )
-from llmguard.providers.gemini_reply import ArrayReader, GeminiReader, error_body
+from llmguard.providers.gemini_reply import GeminiReader, error_body
 
 MAX_CHOICES = 1_024
 

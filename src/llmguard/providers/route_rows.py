@@ -16,6 +16,9 @@ forbidden      403 always: it lists or changes what belongs to every tenant, min
                guard, or starts work whose cost no request shows (agents, evaluations, live sessions)
 =============  =========================================================================================================
 
+A file's content is not read: whoever opens files and batches with a price lets the lines of a batch name any object of
+the account, so teams that must not see each other's files need provider accounts of their own.
+
 Storage that is billed by the hour (vector stores, containers, cached contents), batches, fine-tunes, files, images,
 audio and video are `passthrough`: their price is the operator's to name. The paths were taken from the resources of the
 official SDKs (openai 3.57, anthropic 2.13, google-genai 3.6) and the public API references.

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
 from llmguard.providers.anthropic_reply import MessagesReader
-from llmguard.providers.gemini_reply import ArrayReader, GeminiReader
+from llmguard.providers.gemini_array import ArrayReader
+from llmguard.providers.gemini_reply import GeminiReader
 
 READERS: list[Callable[[], Reader]] = [MessagesReader, lambda: GeminiReader(1), lambda: ArrayReader(2)]
 NAMES = ["type", "delta", "text", "message", "usage", "container", "id", "content_block", "content", "error", "index"]

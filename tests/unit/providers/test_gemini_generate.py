@@ -15,9 +15,10 @@ from llmguard.core.call import Call, Edits, ObjectRef, Request
 from llmguard.core.decision import Refuse
 from llmguard.errors import BadCall
 from llmguard.providers import gemini_common as common
+from llmguard.providers.gemini_array import ArrayReader
 from llmguard.providers.gemini_embed import GeminiEmbed
 from llmguard.providers.gemini_generate import GeminiGenerate
-from llmguard.providers.gemini_reply import ArrayReader, GeminiReader
+from llmguard.providers.gemini_reply import GeminiReader
 from tests.support.upstream import upstream
 
 GENERATE = "/v1beta/models/{model}:generateContent"

@@ -13,7 +13,8 @@ from google.genai import errors, types
 
 from llmguard.core.decision import Refuse
 from llmguard.core.usage import Usage
-from llmguard.providers.gemini_reply import ArrayReader, GeminiReader, usage_of
+from llmguard.providers.gemini_array import ArrayReader
+from llmguard.providers.gemini_reply import GeminiReader, usage_of
 from llmguard.providers.stream import MAX_HELD
 from tests.support.upstream import upstream
 
