@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import IntEnum
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 from llmguard.core import gcra
-from llmguard.core.balances import EMPTY, KEEP_MS, Balance
-from llmguard.core.moves import ROLLING_PARTS, Charge, Hold, Level
+from llmguard.core.balances import KEEP_MS, Balance
+from llmguard.core.moves import ROLLING_PARTS
 
 HORIZON_MS = 30 * 60_000
 """How long the end of a call is remembered, and the age to which an unknown settle is believed."""
@@ -180,10 +180,6 @@ class State:
         balance.held -= calls
         if not balance.held:
             del self.balances[name]
-
-    def levels(self, named: Sequence[Hold] | Sequence[Charge], now: int) -> tuple[Level, ...]:
-        """The levels of these buckets, in order."""
-        return tuple([(self.balance(entry.name, now) or EMPTY).level() for entry in named])
 
     def tripped(self, name: str, now: int) -> bool:
         until = self.trips.get(name)

@@ -83,6 +83,9 @@ class Book(State):
                 answers.append(_TABLE[type(move)](self, move, now))
             else:
                 answers.append(Again(now, "cold"))
+        for move, answer in zip(moves, answers, strict=True):
+            if isinstance(move, Reserve | Extend) and isinstance(answer, Admitted | Done):
+                answer.levels = tuple([(self.balance(hold.name, now) or EMPTY).level() for hold in move.holds])
         return answers
 
     # ------------------------------------------------------------------ reserve
@@ -103,7 +106,7 @@ class Book(State):
             return Again(now, "gone")
         buckets = [(hold, self.balance(hold.name, now) or EMPTY) for hold in move.holds]
         if lease and not missing:
-            return self._admitted(move, lease, buckets, now, again=True)
+            return self._admitted(move, lease, now, again=True)
         for hold in move.holds:
             if hold.window_end and not hold.window_start <= now < hold.window_end:
                 return Again(now, "window")
@@ -161,20 +164,17 @@ class Book(State):
         if parts & _MONEY:
             output = lowered_output(move, buckets)
             lease.max_output = output if output < move.max_output else None
-        for index, (hold, balance) in enumerate(buckets):
+        for hold, balance in buckets:
             if parts & (_GATE if hold.concurrency else _MONEY):
-                buckets[index] = hold, self._hold(lease, hold, balance, output, now)
+                self._hold(lease, hold, balance, output, now)
         lease.parts |= parts
         self.push(move.rid, lease, now + move.lease_ms)
         crossed = self._crossed(move.holds, now) if parts & _MONEY else ()
-        return self._admitted(move, lease, buckets, now, crossed=crossed)
+        return self._admitted(move, lease, now, crossed=crossed)
 
-    def _admitted(
-        self, move: Reserve, lease: Lease, buckets: Buckets, now: int, again: bool = False, crossed: Crossed = ()
-    ) -> Admitted:
+    def _admitted(self, move: Reserve, lease: Lease, now: int, again: bool = False, crossed: Crossed = ()) -> Admitted:
         rates = gcra.left(self.meters, move.rates, now) if move.rates else ()
-        levels = tuple([balance.level() for _, balance in buckets])
-        return Admitted(now, self.seq, lease.max_output, levels, rates, again, crossed)
+        return Admitted(now, self.seq, lease.max_output, (), rates, again, crossed)
 
     def _crossed(self, holds: Sequence[Hold], now: int) -> Crossed:
         found: list[tuple[int, int]] = []
@@ -201,7 +201,7 @@ class Book(State):
             if not hold.concurrency:
                 self._hold(lease, hold, EMPTY, 0, now)
         self.push(move.rid, lease, now + move.lease_ms)
-        return Done(now, True, self.levels(move.holds, now))
+        return Done(now, True)
 
     def _grown(self, hold: Hold, had: Taken | None, now: int) -> str | None:
         """Why a raised hold does not fit. One that does not grow is never refused."""
@@ -220,19 +220,15 @@ class Book(State):
         self.push(move.rid, lease, now + move.lease_ms)
         return Done(now, True)
 
-    def _hold(self, lease: Lease, hold: Hold, balance: Balance, max_output: int, now: int) -> Balance:
+    def _hold(self, lease: Lease, hold: Hold, balance: Balance, max_output: int, now: int) -> None:
         """Enter ``hold`` in the lease and its bucket, which is looked up or made where ``balance`` is EMPTY."""
         worst = 0 if hold.concurrency else cap(hold, max_output)
         lease.seq = self.seq
         lease.taken.append(Taken(hold.name, hold.estimate, worst, hold.window_end, hold.rolling_ms, hold.concurrency))
-        if balance is EMPTY:
-            found = self.open(hold.name, hold.window_end, hold.rolling_ms, now)
-            if found is None:
-                return EMPTY
-            balance = found
-        balance.held += hold.estimate
-        balance.exposure += worst
-        return balance
+        found = balance if balance is not EMPTY else self.open(hold.name, hold.window_end, hold.rolling_ms, now)
+        if found:
+            found.held += hold.estimate
+            found.exposure += worst
 
     def _renew(self, move: Renew, now: int) -> Answer:
         gone = []
@@ -270,24 +266,20 @@ class Book(State):
             self._withdraw(record, now)
             self._correct(move.corrections, now)
         elif move.rev <= record.rev:
-            return Done(now, False, self.levels(move.charges, now))
+            return Done(now, False)
         else:
             before = record.amounts
-        levels = []
         for index, charge in enumerate(move.charges):
-            balance = self._charged(charge, before[index] if index < len(before) else 0, now)
-            levels.append((balance or EMPTY).level())
+            if not charge.concurrency:
+                self._charge(charge, before[index] if index < len(before) else 0, now)
         amounts = tuple([charge.amount for charge in move.charges])
         self.keep(move.rid, Tombstone(Status.SETTLED, 0, move.rev, amounts), now + HORIZON_MS)
-        return Done(now, True, tuple(levels))
+        return Done(now, True)
 
-    def _charged(self, charge: Charge, before: int, now: int) -> Balance | None:
-        if charge.concurrency:
-            return self.balance(charge.name, now)
+    def _charge(self, charge: Charge, before: int, now: int) -> None:
         balance = self.open(charge.name, charge.window_end, charge.rolling_ms, now)
         if balance:
             balance.charge(loading.charge_slot(charge), charge.amount - before)
-        return balance
 
     def _release(self, move: Release, now: int) -> Answer:
         record = self.record(move.rid, now)

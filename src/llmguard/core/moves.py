@@ -264,7 +264,10 @@ Move = Reserve | Extend | Renew | Settle | Release | Assert | Trip | Untrip | Kn
 
 @dataclass(slots=True, eq=False)
 class Level:
-    """What one bucket holds after a move, for headers and for the "50 such calls left" rule."""
+    """What one bucket holds, for headers and for the "50 such calls left" rule.
+
+    In an answer that let the call pass it is what the whole batch left there; in a refusal what stood in the way.
+    """
 
     settled: int
     orphan: int
@@ -312,8 +315,7 @@ class Denied:
 class Done:
     """A move other than a reserve was applied (``changed``) or had been before (DUP).
 
-    ``levels`` follow the charges of a settle or the holds of an extend; ``gone`` answers :class:`Renew` and
-    :class:`Known`.
+    ``levels`` follow the holds of an extend; ``gone`` answers :class:`Renew` and :class:`Known`.
     """
 
     now: int

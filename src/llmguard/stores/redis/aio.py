@@ -10,13 +10,13 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from llmguard.core.moves import Answer, Begin, Done, Known, Move, Open, Truth, Turn
 from llmguard.stores.pieces import PIECE, pieces
 from llmguard.stores.redis import server
-from llmguard.stores.redis.codec import decode, encode
-from llmguard.stores.redis.script import WIPE, Command, Keyspace, packed
+from llmguard.stores.redis.codec import Batch
+from llmguard.stores.redis.script import INSTALL, MISSING, WIPE, Command, invocation, packed, prefix
 
 
 class AsyncRedisStore:
@@ -36,7 +36,7 @@ class AsyncRedisStore:
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._url = url
-        self._keys = Keyspace(namespace, tested=clock is not None)
+        self._prefix = prefix(namespace, tested=clock is not None)
         self._grace_ms = grace_ms
         self._clock = clock
         options = server.patience(10 * server.TIMEOUT_S)  # for the rare long commands; a batch has its own timeout
@@ -51,29 +51,38 @@ class AsyncRedisStore:
     async def apply(self, moves: Sequence[Move]) -> list[Answer]:
         """Apply the moves; the answers are in their order. Raises StoreUnavailable."""
         if len(moves) <= server.BATCH:
-            return decode(await self._run(encode(moves)), moves)
+            return await self._run(Batch(moves))
         answers: list[Answer] = []
         for batch in server.batches(moves):
-            answers += decode(await self._run(encode(batch)), batch)
+            answers += await self._run(Batch(batch))
         return answers
 
-    async def _run(self, batch: bytes) -> bytes:
-        arguments = (batch,) if self._clock is None else (batch, self._clock())
+    async def _run(self, batch: Batch) -> list[Answer]:
+        command = invocation(self._prefix, batch.flat, batch.blobs, self._clock() if self._clock else None)
         try:
             async with asyncio.timeout(server.TIMEOUT_S):
                 try:
-                    return await self._send(self._keys.by_hash(*arguments))
-                except NoScriptError:
-                    return await self._send(self._keys.in_full(*arguments))
+                    reply = await self._send(command)
                 except Disconnected:
-                    return await self._send(self._keys.in_full(*arguments))  # a restarted server has no scripts
+                    reply = await self._send(command)
         except (RedisError, OSError, TimeoutError) as error:
             raise server.unavailable(self._url, error) from error
+        return batch.answers(reply)
 
     async def _send(self, command: Command) -> bytes:
+        try:
+            return await self._exchange(command)
+        except ResponseError as error:
+            if MISSING not in str(error):
+                raise
+        await self._exchange(INSTALL)
+        return await self._exchange(command)
+
+    async def _exchange(self, command: Command) -> bytes:
         if self._wire:
-            return await self._wire.send(packed(command))
-        reply: bytes = await self._client.execute_command(*command)
+            return await self._wire.exchange(packed(command))
+        node = self._client.get_node_from_key(self._prefix)
+        reply: bytes = await self._client.execute_command(*command, target_nodes=node)
         return reply
 
     async def check(self) -> None:
@@ -85,7 +94,7 @@ class AsyncRedisStore:
     async def needs_load(self) -> bool:
         """Whether the store is cold. Raises StoreUnavailable."""
         with server.answering(self._url):
-            return await self._client.get(self._keys.prefix + "epoch") is None
+            return await self._client.get(self._prefix + "epoch") is None
 
     async def load(self, read: Callable[[], Truth], *, rebuild: bool = False) -> bool:
         """Fill a cold store (with ``rebuild`` any) from the ledger. ``read`` is called in a thread.
@@ -102,9 +111,9 @@ class AsyncRedisStore:
         return not server.refused(await self.apply([Open(turn.fence, 0 if truth.untouched else self._grace_ms)]))
 
     async def _wipe(self, fence: int) -> bool:
-        found: list[str | bytes] = [self._keys.prefix + "leases"]
+        found: list[str | bytes] = [self._prefix + "leases"]
         with server.answering(self._url):
-            async for key in self._client.scan_iter(match=self._keys.prefix + "[br]:*", count=1_000):
+            async for key in self._client.scan_iter(match=self._prefix + "[br]:*", count=1_000):
                 found.append(key)
                 if len(found) == PIECE:
                     if not await self._delete(fence, found):
@@ -113,7 +122,7 @@ class AsyncRedisStore:
             return await self._delete(fence, found)
 
     async def _delete(self, fence: int, keys: list[str | bytes]) -> bool:
-        answer = await self._client.eval(WIPE, len(keys) + 1, self._keys.prefix + "fence", *keys, fence)
+        answer = await self._client.eval(WIPE, len(keys) + 1, self._prefix + "fence", *keys, fence)
         return bool(answer)
 
     async def unknown(self, rids: Sequence[str]) -> list[str]:
@@ -140,12 +149,12 @@ class _Wire:
         self._pool: Any = ConnectionPool.from_url(url, **{**server.patience(server.TIMEOUT_S), "socket_timeout": None})
         self._idle: list[Any] = []
 
-    async def send(self, command: bytes) -> bytes:
+    async def exchange(self, command: bytes) -> bytes:
         connection = self._idle.pop() if self._idle else self._pool.make_connection()
         try:
             await connection.send_packed_command(command, check_health=False)
             reply: bytes = await connection.read_response()
-        except NoScriptError:
+        except ResponseError:
             self._idle.append(connection)
             raise
         except Disconnected:

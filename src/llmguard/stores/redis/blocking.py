@@ -11,13 +11,13 @@ from redis import Redis
 from redis.cluster import RedisCluster
 from redis.connection import ConnectionPool
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import ResponseError
 
 from llmguard.core.moves import Answer, Begin, Done, Known, Move, Open, Truth, Turn
 from llmguard.stores.pieces import PIECE, pieces
 from llmguard.stores.redis import server
-from llmguard.stores.redis.codec import decode, encode
-from llmguard.stores.redis.script import WIPE, Command, Keyspace, packed
+from llmguard.stores.redis.codec import Batch
+from llmguard.stores.redis.script import INSTALL, MISSING, WIPE, Command, invocation, packed, prefix
 
 
 class RedisStore:
@@ -37,7 +37,7 @@ class RedisStore:
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._url = url
-        self._keys = Keyspace(namespace, tested=clock is not None)
+        self._prefix = prefix(namespace, tested=clock is not None)
         self._grace_ms = grace_ms
         self._clock = clock
         options = server.patience(10 * server.TIMEOUT_S)  # for the rare long commands; a batch has its own timeout
@@ -53,25 +53,32 @@ class RedisStore:
         """Apply the moves; the answers are in their order. Raises StoreUnavailable."""
         answers: list[Answer] = []
         for batch in server.batches(moves):
-            answers += decode(self._run(encode(batch)), batch)
+            answers += self._run(Batch(batch))
         return answers
 
-    def _run(self, batch: bytes) -> bytes:
-        arguments = (batch,) if self._clock is None else (batch, self._clock())
-        try:
+    def _run(self, batch: Batch) -> list[Answer]:
+        command = invocation(self._prefix, batch.flat, batch.blobs, self._clock() if self._clock else None)
+        with server.answering(self._url):
             try:
-                return self._send(self._keys.by_hash(*arguments))
-            except NoScriptError:
-                return self._send(self._keys.in_full(*arguments))
+                reply = self._send(command)
             except Disconnected:
-                return self._send(self._keys.in_full(*arguments))  # a restarted server has no scripts
-        except (RedisError, OSError) as error:
-            raise server.unavailable(self._url, error) from error
+                reply = self._send(command)
+        return batch.answers(reply)
 
     def _send(self, command: Command) -> bytes:
+        try:
+            return self._exchange(command)
+        except ResponseError as error:
+            if MISSING not in str(error):
+                raise
+        self._exchange(INSTALL)
+        return self._exchange(command)
+
+    def _exchange(self, command: Command) -> bytes:
         if self._wire:
-            return self._wire.send(packed(command))
-        reply: bytes = self._client.execute_command(*command)
+            return self._wire.exchange(packed(command))
+        node = self._client.get_node_from_key(self._prefix)
+        reply: bytes = self._client.execute_command(*command, target_nodes=node)
         return reply
 
     def check(self) -> None:
@@ -83,7 +90,7 @@ class RedisStore:
     def needs_load(self) -> bool:
         """Whether the store is cold. Raises StoreUnavailable."""
         with server.answering(self._url):
-            return self._client.get(self._keys.prefix + "epoch") is None
+            return self._client.get(self._prefix + "epoch") is None
 
     def load(self, read: Callable[[], Truth], *, rebuild: bool = False) -> bool:
         """Fill a cold store (with ``rebuild`` any) from the ledger.
@@ -100,9 +107,9 @@ class RedisStore:
         return not server.refused(self.apply([Open(turn.fence, 0 if truth.untouched else self._grace_ms)]))
 
     def _wipe(self, fence: int) -> bool:
-        found: list[str | bytes] = [self._keys.prefix + "leases"]
+        found: list[str | bytes] = [self._prefix + "leases"]
         with server.answering(self._url):
-            for key in self._client.scan_iter(match=self._keys.prefix + "[br]:*", count=1_000):
+            for key in self._client.scan_iter(match=self._prefix + "[br]:*", count=1_000):
                 found.append(key)
                 if len(found) == PIECE:
                     if not self._delete(fence, found):
@@ -111,7 +118,7 @@ class RedisStore:
             return self._delete(fence, found)
 
     def _delete(self, fence: int, keys: list[str | bytes]) -> bool:
-        answer = self._client.eval(WIPE, len(keys) + 1, self._keys.prefix + "fence", *keys, fence)
+        answer = self._client.eval(WIPE, len(keys) + 1, self._prefix + "fence", *keys, fence)
         return bool(answer)
 
     def unknown(self, rids: Sequence[str]) -> list[str]:
@@ -138,7 +145,7 @@ class _Wire:
         self._idle: deque[Any] = deque()
         self._process = os.getpid()
 
-    def send(self, command: bytes) -> bytes:
+    def exchange(self, command: bytes) -> bytes:
         if os.getpid() != self._process:  # the parent goes on using its sockets
             self._process = os.getpid()
             self._idle.clear()
@@ -146,7 +153,7 @@ class _Wire:
         try:
             connection.send_packed_command([command], check_health=False)
             reply: bytes = connection.read_response()
-        except NoScriptError:
+        except ResponseError:
             self._idle.append(connection)
             raise
         except Disconnected:

@@ -1,8 +1,11 @@
-"""Batches of moves as one flat msgpack array, and their answers back.
+"""Batches of moves as what Lua unpacks with the least work, and their answers back.
 
-A batch is ``[n, n names of single keys, then per move: operation, number of fields, fields]``; fields refer to those
-names by their position, so that the script reads all of them at once. An answer is ``[now, seq, then per move: kind,
-fields]``. Flat arrays of integers are what Lua unpacks and packs with the least work.
+A batch is one flat msgpack array, ``[how many rids, rids, how many other single keys, their names, then per move:
+operation, number of fields, fields]``; fields refer to rids and names by their position, so that the script reads all
+of them at once. Beside it stand the sets of buckets that the moves work on, each once, as a blob of its own: ``[name,
+window_start, window_end, kind, limit, ceiling]`` per bucket. A lease keeps the blob as it is.
+
+An answer is ``[now, seq, per move: kind, fields, then per set: how many buckets, their levels]``.
 """
 
 from __future__ import annotations
@@ -46,43 +49,78 @@ _REFUSED = ("", "too_large", "spent", "insufficient", "contended", "tripped", "c
 _AGAIN = ("", "cold", "stale", "window", "gone")
 
 Fields = list[Any]
-Names = dict[str, int]
+Levels = tuple[Level, ...]
 
 
-def encode(moves: Sequence[Move]) -> bytes:
-    """The argument of the script for this batch."""
-    names: Names = {}
-    body: Fields = []
-    for move in moves:
-        operation, encoder = _ENCODERS[type(move)]
-        fields = encoder(move, names)
-        body += (operation, len(fields))
-        body += fields
-    return _pack([len(names), *names, *body])
+class Batch:
+    """One batch on its way: :attr:`flat` and :attr:`blobs` go to the script, :meth:`answers` reads what comes back."""
+
+    def __init__(self, moves: Sequence[Move]) -> None:
+        self._moves = moves
+        self._rids: dict[str, int] = {}
+        self._names: dict[str, int] = {}
+        self._sets: dict[bytes, int] = {}
+        self._shown: list[int] = []
+        body: Fields = []
+        for move in moves:
+            operation, encode = _ENCODERS[type(move)]
+            fields = encode(self, move)
+            body += (operation, len(fields))
+            body += fields
+        self.flat = _pack([len(self._rids), *self._rids, len(self._names), *self._names, *body])
+        self.blobs = list(self._sets)
+
+    def answers(self, reply: bytes) -> list[Answer]:
+        """The answers, in the order of the moves."""
+        read = iter(_unpack(reply)).__next__
+        now, seq = read(), read()
+        answers: list[Answer] = [_DECODERS[read()](read, move, now, seq) for move in self._moves]
+        levels = [_levels(read, read()) for _ in self._sets]
+        shown = iter(self._shown)
+        for move, answer in zip(self._moves, answers, strict=True):
+            if type(move) is Reserve or type(move) is Extend:
+                place = next(shown)
+                if type(answer) is Admitted or type(answer) is Done:
+                    answer.levels = levels[place]
+        return answers
+
+    # ------------------------------------------------------------------ positions
+
+    def rid(self, rid: str) -> int:
+        return self._rids.setdefault(rid, len(self._rids) + 1)
+
+    def rate(self, name: str) -> int:
+        return self._names.setdefault("g:" + name, len(self._names) + 1)
+
+    def trip(self, name: str) -> int:
+        return self._names.setdefault("trip:" + name, len(self._names) + 1)
+
+    def holds(self, holds: Sequence[Hold]) -> int:
+        fields: Fields = []
+        for h in holds:
+            kind = -1 if h.concurrency else h.rolling_ms
+            fields += (h.name, h.window_start, h.window_end, kind, h.limit, h.ceiling)
+        return self._set(fields)
+
+    def shown(self, holds: Sequence[Hold]) -> int:
+        """The same for a move whose answer shows their levels."""
+        place = self.holds(holds)
+        self._shown.append(place - 1)
+        return place
+
+    def charges(self, charges: Sequence[Charge]) -> int:
+        fields: Fields = []
+        for c in charges:
+            fields += (c.name, 0, c.window_end, -1 if c.concurrency else c.rolling_ms, 0, 0)
+        return self._set(fields)
+
+    def _set(self, fields: Fields) -> int:
+        return self._sets.setdefault(_pack(fields), len(self._sets) + 1)
 
 
-def _name(names: Names, name: str) -> int:
-    return names.setdefault(name, len(names) + 1)
-
-
-def _rid(names: Names, rid: str) -> int:
-    return names.setdefault("r:" + rid, len(names) + 1)
-
-
-def _holds(holds: Sequence[Hold], fields: Fields) -> Fields:
-    fields.append(len(holds))
+def _amounts(holds: Sequence[Hold], fields: Fields) -> Fields:
     for h in holds:
-        fields += (
-            h.name,
-            h.limit,
-            h.ceiling,
-            h.estimate,
-            h.fixed,
-            h.per_output,
-            h.window_start,
-            h.window_end,
-            -1 if h.concurrency else h.rolling_ms,
-        )
+        fields += (h.estimate, h.fixed, h.per_output)
     return fields
 
 
@@ -96,94 +134,90 @@ def _alerts(holds: Sequence[Hold], fields: Fields) -> Fields:
     return fields
 
 
-def _charges(charges: Sequence[Charge], fields: Fields) -> Fields:
-    fields.append(len(charges))
-    for c in charges:
-        fields += (c.name, c.amount, c.window_end, -1 if c.concurrency else c.rolling_ms)
-    return fields
-
-
-def _corrections(corrections: Sequence[Correct], fields: Fields, names: Names) -> Fields:
+def _corrections(corrections: Sequence[Correct], fields: Fields, batch: Batch) -> Fields:
     fields.append(len(corrections))
     for c in corrections:
-        fields += (_name(names, "g:" + c.name), c.limit, c.period_ms, c.difference)
+        fields += (batch.rate(c.name), c.limit, c.period_ms, c.difference)
     return fields
 
 
-def _reserve(move: Reserve, names: Names) -> Fields:
-    share = 0 if not move.clamp else 1 if move.named else SHARE
+def _reserve(batch: Batch, move: Reserve) -> Fields:
     fields = [
-        _rid(names, move.rid),
+        batch.rid(move.rid),
         move.owner,
         move.lease_ms,
         int(move.part),
         move.max_output,
-        share,
+        0 if not move.clamp else 1 if move.named else SHARE,
         move.floor,
         move.seq,
         move.rules,
+        batch.shown(move.holds),
         len(move.trips),
-        *[_name(names, "trip:" + trip) for trip in move.trips],
+        *[batch.trip(trip) for trip in move.trips],
         len(move.rates),
     ]
     for r in move.rates:
-        fields += (_name(names, "g:" + r.name), r.limit, r.period_ms, r.cost)
-    return _alerts(move.holds, _holds(move.holds, fields))
+        fields += (batch.rate(r.name), r.limit, r.period_ms, r.cost)
+    return _alerts(move.holds, _amounts(move.holds, fields))
 
 
-def _extend(move: Extend, names: Names) -> Fields:
-    return _alerts(move.holds, _holds(move.holds, [_rid(names, move.rid), move.lease_ms]))
+def _extend(batch: Batch, move: Extend) -> Fields:
+    fields = [batch.rid(move.rid), move.lease_ms, batch.shown(move.holds)]
+    return _alerts(move.holds, _amounts(move.holds, fields))
 
 
-def _renew(move: Renew, names: Names) -> Fields:
-    return [move.owner, move.lease_ms, len(move.rids), *[_rid(names, rid) for rid in move.rids]]
+def _renew(batch: Batch, move: Renew) -> Fields:
+    return [move.owner, move.lease_ms, len(move.rids), *[batch.rid(rid) for rid in move.rids]]
 
 
-def _settle(move: Settle, names: Names) -> Fields:
-    fields = _charges(move.charges, [_rid(names, move.rid), move.rev, move.at])
-    return _corrections(move.corrections, fields, names)
+def _settle(batch: Batch, move: Settle) -> Fields:
+    amounts = [charge.amount for charge in move.charges]
+    fields = [batch.rid(move.rid), move.rev, move.at, batch.charges(move.charges), *amounts]
+    return _corrections(move.corrections, fields, batch)
 
 
-def _release(move: Release, names: Names) -> Fields:
-    return _corrections(move.corrections, [_rid(names, move.rid)], names)
+def _release(batch: Batch, move: Release) -> Fields:
+    return _corrections(move.corrections, [batch.rid(move.rid)], batch)
 
 
-def _assert(move: Assert, names: Names) -> Fields:
-    return _holds(move.holds, [_rid(names, move.rid), move.owner, move.lease_ms, move.max_output])
+def _assert(batch: Batch, move: Assert) -> Fields:
+    fields = [batch.rid(move.rid), move.owner, move.lease_ms, move.max_output, batch.holds(move.holds)]
+    return _amounts(move.holds, fields)
 
 
-def _trip(move: Trip, names: Names) -> Fields:
-    return [_name(names, "trip:" + move.name), move.until]
+def _trip(batch: Batch, move: Trip) -> Fields:
+    return [batch.trip(move.name), move.until]
 
 
-def _untrip(move: Untrip, names: Names) -> Fields:
-    return [_name(names, "trip:" + move.name)]
+def _untrip(batch: Batch, move: Untrip) -> Fields:
+    return [batch.trip(move.name)]
 
 
-def _known(move: Known, names: Names) -> Fields:
-    return [len(move.rids), *[_rid(names, rid) for rid in move.rids]]
+def _known(batch: Batch, move: Known) -> Fields:
+    return [len(move.rids), *[batch.rid(rid) for rid in move.rids]]
 
 
-def _begin(move: Begin, names: Names) -> Fields:
+def _begin(batch: Batch, move: Begin) -> Fields:
     return [move.lease_ms, int(move.rebuild)]
 
 
-def _load(move: Load, names: Names) -> Fields:
+def _load(batch: Batch, move: Load) -> Fields:
     fields: Fields = [move.fence, len(move.sums)]
     for c in move.sums:
-        fields += (c.name, str(c.amount), c.window_end, c.rolling_ms)
+        fields += (c.name, str(c.amount), c.window_end, c.rolling_ms)  # as digits, exact beyond 2^53
     fields.append(len(move.counted))
     for counted in move.counted:
         amounts = [charge.amount for charge in counted.charges]
-        fields += (_rid(names, counted.rid), counted.rev, len(amounts), *amounts)
+        fields += (batch.rid(counted.rid), counted.rev, len(amounts), *amounts)
     return fields
 
 
-def _open(move: Open, names: Names) -> Fields:
+def _open(batch: Batch, move: Open) -> Fields:
     return [move.fence, move.grace_ms]
 
 
-_ENCODERS: dict[type[Any], tuple[int, Callable[[Any, Names], Fields]]] = {
+_ENCODERS: dict[type[Any], tuple[int, Callable[[Batch, Any], Fields]]] = {
     Reserve: (1, _reserve),
     Extend: (2, _extend),
     Renew: (3, _renew),
@@ -198,19 +232,11 @@ _ENCODERS: dict[type[Any], tuple[int, Callable[[Any, Names], Fields]]] = {
     Open: (12, _open),
 }
 
-
-def decode(reply: bytes, moves: Sequence[Move]) -> list[Answer]:
-    """The answers of a batch, in the order of its ``moves``."""
-    read = iter(_unpack(reply)).__next__
-    now, seq = read(), read()
-    return [_DECODERS[read()](read, move, now, seq) for move in moves]
-
-
 Read = Callable[[], Any]
 
 
-def _levels(read: Read, count: int) -> tuple[Level, ...]:
-    return tuple([Level(read(), read(), read(), read()) for _ in range(count)])
+def _levels(read: Read, count: int) -> Levels:
+    return tuple([Level(read(), read(), read(), read()) for _ in range(count)]) if count else ()
 
 
 def _pairs(read: Read, count: int) -> tuple[tuple[int, int], ...]:
@@ -219,9 +245,8 @@ def _pairs(read: Read, count: int) -> tuple[tuple[int, int], ...]:
 
 def _admitted(read: Read, move: Reserve, now: int, seq: int) -> Answer:
     max_output, again = read(), read()
-    levels = _levels(read, len(move.holds))
     rates = _pairs(read, len(move.rates))
-    return Admitted(now, seq, None if max_output < 0 else max_output, levels, rates, again == 1, _pairs(read, read()))
+    return Admitted(now, seq, None if max_output < 0 else max_output, (), rates, again == 1, _pairs(read, read()))
 
 
 def _denied(read: Read, move: Move, now: int, seq: int) -> Answer:
@@ -231,11 +256,11 @@ def _denied(read: Read, move: Move, now: int, seq: int) -> Answer:
 
 
 def _done(read: Read, move: Move, now: int, seq: int) -> Answer:
-    changed = read() == 1
-    levels = _levels(read, read())
-    gone = [read() for _ in range(read())]
+    changed, gone = read() == 1, read()
+    if not gone:
+        return Done(now, changed)
     rids = move.rids if isinstance(move, Renew | Known) else ()
-    return Done(now, changed, levels, tuple([rids[index] for index in gone]))
+    return Done(now, changed, (), tuple([rids[read()] for _ in range(gone)]))
 
 
 def _again(read: Read, move: Move, now: int, seq: int) -> Answer:

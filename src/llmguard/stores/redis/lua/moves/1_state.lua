@@ -1,122 +1,128 @@
 -- What one batch of moves knows and will write.
 --
--- The files of this folder are joined in the order of their names into one script; it says in Lua what
--- llmguard.core.limits says in Python, and one test suite compares the two. A batch reads every record with one MGET
--- and every bucket once, works on Lua tables, and writes at its end (5_main.lua): nothing is half done. Amounts move by
--- HINCRBY with strings and are exact; Lua's doubles round above 2^53 (9 million dollars), which touches comparisons only.
+-- The files of this folder are joined in the order of their names into one library with one function. It says in Lua
+-- what llmguard.core.limits says in Python, and one test suite compares the two. A batch reads all single keys with one
+-- MGET and every bucket once, works on Lua tables, and writes at its end (5_batch.lua): nothing is half done.
 --
--- KEYS[1]  prefix of every key, with the namespace as its hash tag, so that all keys are in the slot of this one
--- ARGV[1]  the batch, one flat msgpack array (see codec.py)
--- ARGV[2]  a time to use in place of the server's; only in the keyspace of tests
-
-local PREFIX = KEYS[1]
-local call = redis.call
-local floor = math.floor
+-- All keys are made from the one that is passed, a prefix with the namespace as its hash tag: they are in its slot.
+-- A library is compiled once. As an EVAL script the same text spent more time making closures than moving money.
 
 local HELD, ORPHAN, SETTLED, RELEASED = 1, 2, 3, 4
 local GATE, MONEY, BOTH = 1, 2, 3
 local COLD, STALE, WINDOW, GONE = 1, 2, 3, 4
-local TOO_LARGE, TRIPPED, CONCURRENCY, RATE = 1, 5, 6, 7
+local TOO_LARGE, SPENT, INSUFFICIENT, CONTENDED, TRIPPED, CONCURRENCY, RATE = 1, 2, 3, 4, 5, 6, 7
 local HORIZON = 30 * 60000
 local EXPOSED = 15 * 60000
 local KEEP = 48 * 3600000
 local PARTS = 60
 local REAPED = 32
 local CHUNK = 1000
+local EXACT = 2 ^ 53
 
-local TESTED = ARGV[2] ~= nil
-local NOW
-if TESTED then
-  if PREFIX:sub(1, 14) ~= 'llmguard-test:' then
-    return redis.error_reply('ERR the time of a real namespace is not to be chosen')
-  end
-  NOW = tonumber(ARGV[2])
-else
-  local time = call('TIME')
-  NOW = time[1] * 1000 + floor(time[2] / 1000)
+-- Set by every batch; a library being loaded sees nothing of Lua's own.
+local call, floor, ceil, max, min
+local PREFIX, NOW, TESTED
+local IN, BLOBS                   -- the batch, flat, and its sets of buckets (see codec.py)
+local out, said                   -- the answer
+local EPOCH, OPENS_AT, SEEN, SEQ, RULES, FENCE, TURN_UNTIL, TURN_MS
+local stored, records, expiries   -- by rid: string or false; unpacked or false; 0 for none, -1 unchanged, false to delete
+local due                         -- by rid: when the reaper looks at the lease, or false
+local singles                     -- by name: value of a rate or trip, or false
+local buckets, sets, meters       -- by name; by blob; by name
+
+local function digits(number)
+  return string.format('%.0f', number)
 end
-
-local IN = cmsgpack.unpack(ARGV[1])
-local out, said = {}, 0
 
 local function say(value)
   said = said + 1
   out[said] = value
 end
 
-local function digits(number)
-  return string.format('%.0f', number)
-end
-
--- Records: values of single keys, named without the prefix -----------------------------------------------------------
-
-local found = {}    -- suffix -> stored string, or false
-local records = {}  -- suffix -> unpacked lease or tombstone, or false
-local writes = {}   -- suffix -> expiry of the record to write: 0 none, -1 as it is; false deletes it
-local scores = {}   -- rid -> when the reaper looks at its lease, or false
-
--- Under a chosen time no key expires by itself: expire it here, by the very time that was set on it.
-local function expired(suffix)
-  local at = call('PEXPIRETIME', PREFIX .. suffix)
+-- In a keyspace of tests the caller chooses the time, and it is later than the server's, so that no key expires by
+-- itself: expire it here, by the very time that was set on it.
+local function expired(key)
+  local at = call('PEXPIRETIME', key)
   if at < 0 or at > NOW then return false end
-  call('DEL', PREFIX .. suffix)
+  call('DEL', key)
   return true
 end
 
-local function read(suffixes)
-  for start = 1, #suffixes, CHUNK do
-    local keys, last = {}, math.min(start + CHUNK - 1, #suffixes)
-    for i = start, last do keys[#keys + 1] = PREFIX .. suffixes[i] end
-    local values = call('MGET', unpack(keys))
-    for i = start, last do
-      local value = values[i - start + 1]
-      found[suffixes[i]] = value and not (TESTED and expired(suffixes[i])) and value
+local function fetch(keys)
+  local values
+  if #keys <= CHUNK then
+    values = call('MGET', unpack(keys))
+  else
+    values = {}
+    for start = 1, #keys, CHUNK do
+      local last = min(start + CHUNK - 1, #keys)
+      local some = call('MGET', unpack(keys, start, last))
+      for i = start, last do values[i] = some[i - start + 1] end
     end
   end
-end
-
--- A lease is {status, owner, at, seq, due, parts, max_output or -1, then per bucket: name, e, c, window_end, kind},
--- a tombstone {status, rev, then the amounts charged}. Kind: 0 a calendar window, -1 live calls, else rolling_ms.
-local TAKEN, STRIDE = 8, 5
-
-local function record(suffix)
-  local value = records[suffix]
-  if value == nil then
-    value = found[suffix] and cmsgpack.unpack(found[suffix])
-    records[suffix] = value
+  if TESTED then
+    for i = 1, #keys do values[i] = values[i] and not expired(keys[i]) and values[i] end
   end
-  return value
+  return values
 end
 
-local function keep(suffix, value, expires)
-  records[suffix] = value
-  writes[suffix] = expires
-end
-
-local function push(suffix, lease, due)
-  lease[5] = due
-  scores[suffix:sub(3)] = due
-  keep(suffix, lease, 0)
-end
-
--- The header: which single keys the batch touches.
-local names = {'epoch', 'seq', 'rules', 'fence'}
-for i = 1, IN[1] do names[i + 4] = IN[i + 1] end
-read(names)
-
--- key(i) is the i-th name of the header, as moves refer to it.
-local function key(i)
-  return names[i + 4]
-end
-
-local function pair(text)
+local function numbers(text)
   if not text then return 0, 0, 0 end
   local a, b, c = text:match('^(%d+) ?(%d*) ?(%d*)$')
   return tonumber(a), tonumber(b) or 0, tonumber(c) or 0
 end
 
-local EPOCH, OPENS_AT = pair(found['epoch'])
-local SEEN = tonumber(found['seq'] or 0)
-local SEQ = SEEN + 1
-local RULES = tonumber(found['rules'] or 0)
-local FENCE, TURN_UNTIL, TURN_MS = pair(found['fence'])
+-- The header of a batch: how many rids, rids, how many other single keys, their names. Returns where moves begin.
+local function open_batch()
+  local m = IN
+  local rids = m[1]
+  local others = m[rids + 2]
+  local keys = {PREFIX .. 'epoch', PREFIX .. 'seq', PREFIX .. 'rules', PREFIX .. 'fence'}
+  local of_rid = PREFIX .. 'r:'
+  for i = 1, rids do keys[i + 4] = of_rid .. m[i + 1] end
+  for i = 1, others do keys[rids + i + 4] = PREFIX .. m[rids + i + 2] end
+  local values = fetch(keys)
+  for i = 1, rids do stored[m[i + 1]] = values[i + 4] end
+  for i = 1, others do singles[m[rids + i + 2]] = values[rids + i + 4] end
+  EPOCH, OPENS_AT = numbers(values[1])
+  SEEN = tonumber(values[2] or 0)
+  SEQ = SEEN + 1
+  RULES = tonumber(values[3] or 0)
+  FENCE, TURN_UNTIL, TURN_MS = numbers(values[4])
+  return rids + others + 3
+end
+
+-- Moves name rids and other single keys by their place in the header.
+local function rid_at(a)
+  return IN[IN[a] + 1]
+end
+
+local function name_at(a)
+  return IN[IN[1] + IN[a] + 2]
+end
+
+-- A lease is {status, owner, at, seq, due, parts, max_output or -1, then what it took, once or several times: a set of
+-- buckets as its blob, and for each bucket e and c, or -1 and 0 where it took nothing}.
+-- A tombstone is {status, rev, then the amounts charged}.
+local TAKEN = 8
+
+local function record(rid)
+  local value = records[rid]
+  if value == nil then
+    value = stored[rid] and cmsgpack.unpack(stored[rid])
+    records[rid] = value
+  end
+  return value
+end
+
+local function keep(rid, value, expires)
+  records[rid] = value
+  expiries[rid] = expires
+end
+
+local function push(rid, lease, at)
+  lease[5] = at
+  due[rid] = at
+  records[rid] = lease
+  expiries[rid] = 0
+end

@@ -1,16 +1,18 @@
 -- Buckets: HASH b:<name> with settled, held, exposure, orphan, denied, alerts; a rolling one also with slot (the newest
 -- sub-bucket), since (the batch that made it) and s<slot>, o<slot> (what is settled and orphaned in a sub-bucket).
-
-local buckets = {}
+-- Kind is 0 for a calendar window or a total, -1 for live calls, else the length of a rolling window in ms.
+--
+-- Amounts are whole numbers, exact as doubles below 2^53 (9 million dollars) and then written as they stand. Beyond, a
+-- batch adds what it changed (d_*) by HINCRBY, which is exact to 9 billion; only comparisons round there.
 
 -- Move a rolling window on: what its oldest sub-buckets held leaves the sums.
 local function roll(b)
   local slot = floor(NOW / b.step)
   if slot <= b.slot then return end
   local fields = {}
-  for old = b.slot - PARTS, math.min(b.slot, slot - PARTS - 1) do
-    fields[#fields + 1] = 's' .. digits(old)
-    fields[#fields + 1] = 'o' .. digits(old)
+  for old = b.slot - PARTS, min(b.slot, slot - PARTS - 1) do
+    fields[#fields + 1] = 's' .. old
+    fields[#fields + 1] = 'o' .. old
   end
   if #fields > 0 then
     local values = call('HMGET', b.key, unpack(fields))
@@ -31,42 +33,43 @@ end
 local function bucket(name, kind)
   local b = buckets[name]
   if b then return b end
-  local suffix = 'b:' .. name
-  if TESTED then expired(suffix) end
-  b = {key = PREFIX .. suffix, kind = kind, step = kind > 0 and floor(kind / PARTS) or 0, parts = {}, since = 0,
-       d_settled = 0, d_held = 0, d_exposure = 0, d_orphan = 0, d_denied = 0}
+  local key = PREFIX .. 'b:' .. name
+  if TESTED then expired(key) end
   local v
-  if b.step > 0 then
-    v = call('HMGET', b.key, 'settled', 'held', 'exposure', 'orphan', 'alerts', 'slot', 'since')
-    b.slot, b.since = tonumber(v[6] or -1), tonumber(v[7] or 0)
+  if kind > 0 then
+    v = call('HMGET', key, 'settled', 'held', 'exposure', 'orphan', 'alerts', 'slot', 'since')
   else
-    v = call('HMGET', b.key, 'settled', 'held', 'exposure', 'orphan', 'alerts')
+    v = call('HMGET', key, 'settled', 'held', 'exposure', 'orphan', 'alerts')
   end
-  b.exists = (v[1] or v[2]) and true or false
-  b.settled, b.held = tonumber(v[1] or 0), tonumber(v[2] or 0)
-  b.exposure, b.orphan, b.alerts = tonumber(v[3] or 0), tonumber(v[4] or 0), v[5] or ''
-  if b.step > 0 and b.exists then roll(b) end
+  b = {
+    key = key, kind = kind, exists = v[2] and true or false, since = 0,
+    settled = (v[1] or 0) + 0, held = (v[2] or 0) + 0, exposure = (v[3] or 0) + 0, orphan = (v[4] or 0) + 0,
+    d_settled = 0, d_held = 0, d_exposure = 0, d_orphan = 0, d_denied = 0, alerts = v[5] or '',
+  }
+  if kind > 0 then
+    b.step, b.parts, b.slot, b.since = floor(kind / PARTS), {}, (v[6] or -1) + 0, (v[7] or 0) + 0
+    if b.exists then roll(b) end
+  end
   buckets[name] = b
   return b
 end
 
--- The bucket, made with its expiry where it is missing; nil when its time is over.
-local function open(name, kind, window_end)
-  local b = bucket(name, kind)
-  if b.exists then return b end
-  if kind == 0 and window_end > 0 then
-    if NOW >= window_end + KEEP then return nil end
+-- Make the bucket with its expiry where it is missing. False when its time is over.
+local function make(b, window_end)
+  if b.exists then return true end
+  if b.kind == 0 and window_end > 0 then
+    if NOW >= window_end + KEEP then return false end
     b.expires = window_end + KEEP
   end
   b.exists, b.made = true, true
-  if b.step > 0 then b.slot, b.since, b.moved = floor(NOW / b.step), SEQ, true end
-  return b
+  if b.kind > 0 then b.slot, b.since, b.moved = floor(NOW / b.step), SEQ, true end
+  return true
 end
 
 local function charge(b, slot, settled, orphan)
-  if b.step > 0 then
+  if b.parts then
     if slot < b.slot - PARTS then return end
-    local part = digits(math.min(slot, b.slot))
+    local part = min(slot, b.slot)
     b.parts['s' .. part] = (b.parts['s' .. part] or 0) + settled
     b.parts['o' .. part] = (b.parts['o' .. part] or 0) + orphan
   end
@@ -89,8 +92,26 @@ local function slot_of(kind, at)
   return kind > 0 and floor(at / floor(kind / PARTS)) or 0
 end
 
+-- The buckets of a blob, by place. `inside` says whether all windows contain the present time, `shown` whether an answer
+-- shows their levels.
+local function set_of(blob)
+  local set = sets[blob]
+  if set then return set end
+  local fields = cmsgpack.unpack(blob)  -- per bucket: name, window_start, window_end, kind, limit, ceiling
+  set = {n = #fields / 6, inside = true, fields = fields}
+  for i = 1, set.n do
+    local f = 6 * i
+    set[i] = bucket(fields[f - 5], fields[f - 2])
+    if fields[f - 3] > 0 and (NOW < fields[f - 4] or NOW >= fields[f - 3]) then set.inside = false end
+  end
+  sets[blob] = set
+  return set
+end
+
 local function say_level(b)
-  say(b.settled) say(b.orphan) say(b.held) say(b.exposure)
+  local n = said
+  out[n + 1], out[n + 2], out[n + 3], out[n + 4] = b.settled, b.orphan, b.held, b.exposure
+  said = n + 4
 end
 
 -- Thresholds: `alerts` is a level below which all are told, then each told one: "0 500 800 ".
@@ -105,7 +126,7 @@ local function newly_crossed(b, mark)
 end
 
 local function add(b, field, amount)
-  if amount ~= 0 then call('HINCRBY', b.key, field, digits(amount)) end
+  if amount ~= 0 then call('HINCRBY', b.key, field, amount) end
 end
 
 local function write_bucket(b)
@@ -113,20 +134,27 @@ local function write_bucket(b)
     if b.d_held ~= 0 then call('DEL', b.key) end
     return
   end
-  if b.kind < 0 then return add(b, 'held', b.d_held) end
+  local changed = b.made or b.d_settled ~= 0 or b.d_held ~= 0 or b.d_exposure ~= 0 or b.d_orphan ~= 0
+  local after = b.settled + b.orphan + b.exposure
+  local before = after - b.d_settled - b.d_orphan - b.d_exposure
   if b.forgotten then call('HDEL', b.key, unpack(b.forgotten)) end
   if b.absolute then call('HSET', b.key, 'settled', b.absolute) end
-  if b.made then call('HINCRBY', b.key, 'settled', digits(b.d_settled)) else add(b, 'settled', b.d_settled) end
-  add(b, 'held', b.d_held)
-  add(b, 'exposure', b.d_exposure)
-  add(b, 'orphan', b.d_orphan)
+  if changed and (b.absolute or before >= EXACT or after >= EXACT) then
+    for _, field in ipairs({'settled', 'held', 'exposure', 'orphan'}) do
+      call('HINCRBY', b.key, field, b['d_' .. field])
+    end
+  elseif changed then
+    call('HSET', b.key, 'settled', b.settled, 'held', b.held, 'exposure', b.exposure, 'orphan', b.orphan)
+  end
   add(b, 'denied', b.d_denied)
   if b.told then call('HSET', b.key, 'alerts', b.alerts) end
-  for field, amount in pairs(b.parts) do add(b, field, amount) end
+  if b.parts then
+    for field, amount in pairs(b.parts) do add(b, field, amount) end
+  end
   if b.moved then
-    call('HSET', b.key, 'slot', digits(b.slot), 'since', digits(b.since))
-    call('PEXPIREAT', b.key, digits((b.slot + 1 + PARTS) * b.step + KEEP))
+    call('HSET', b.key, 'slot', b.slot, 'since', b.since)
+    call('PEXPIREAT', b.key, (b.slot + 1 + PARTS) * b.step + KEEP)
   elseif b.made and b.expires then
-    call('PEXPIREAT', b.key, digits(b.expires))
+    call('PEXPIREAT', b.key, b.expires)
   end
 end

@@ -1,40 +1,53 @@
 -- Rates by GCRA: STRING g:<name> "<used> <at>", in calls x period_ms (see core/gcra.py).
+-- A rate in a batch is: name, limit, period, cost.
 
-local meters = {}
-
-local function meter(suffix)
-  local m = meters[suffix]
+local function meter(name)
+  local m = meters[name]
   if not m then
-    local used, at = pair(found[suffix])
+    local used, at = numbers(singles[name])
     m = {used = used, at = at}
-    meters[suffix] = m
+    meters[name] = m
   end
   return m
 end
 
 local function used(m, limit)
-  return math.max(0, m.used - math.max(0, NOW - m.at) * limit)
+  return max(0, m.used - max(0, NOW - m.at) * limit)
 end
 
 -- nil when the call fits now, else the milliseconds until it would; 0 when it never will.
 local function wait_ms(m, limit, period, cost)
   local over = used(m, limit) + (cost - limit) * period
   if over <= 0 then return nil end
-  return cost <= limit and math.ceil(over / limit) or 0
+  return cost <= limit and ceil(over / limit) or 0
 end
 
-local function fill(m, limit, period, cost)
-  m.used = math.max(0, used(m, limit) + cost * period)
-  m.at = m.used > 0 and math.max(NOW, m.at) or 0
-  m.limit = limit
+-- Add the costs of the rates that stand at `a`, or take them out again (`sign` -1).
+local function fill(a, sign)
+  for r = a + 1, a + 4 * IN[a], 4 do
+    local m, limit = meter(name_at(r)), IN[r + 1]
+    m.used = max(0, used(m, limit) + sign * IN[r + 3] * IN[r + 2])
+    m.at = m.used > 0 and max(NOW, m.at) or 0
+    m.limit = limit
+  end
 end
 
-local function write_meter(suffix, m)
+-- Per rate: whole calls left, milliseconds until it is empty again.
+local function say_rates(a)
+  for r = a + 1, a + 4 * IN[a], 4 do
+    local limit, period = IN[r + 1], IN[r + 2]
+    local level = used(meter(name_at(r)), limit)
+    say(floor((limit * period - level) / period))
+    say(ceil(level / limit))
+  end
+end
+
+local function write_meter(name, m)
   if not m.limit then return end
   if m.used == 0 then
-    call('DEL', PREFIX .. suffix)
+    call('DEL', PREFIX .. name)
   else
-    local empty = m.at + math.ceil(m.used / m.limit)
-    call('SET', PREFIX .. suffix, digits(m.used) .. ' ' .. digits(m.at), 'PXAT', digits(empty))
+    local empty = m.at + ceil(m.used / m.limit)
+    call('SET', PREFIX .. name, digits(m.used) .. ' ' .. digits(m.at), 'PXAT', empty)
   end
 end

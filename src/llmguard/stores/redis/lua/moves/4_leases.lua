@@ -1,145 +1,171 @@
--- The lease table. Every function gets the position `a` of its move's first field in IN.
-
-local FIELDS = 9  -- of a hold: name, limit, ceiling, e, fixed, per_output, window_start, window_end, kind
+-- The lease table. Every function gets the position `a` of its move's first field in IN. Holds in a move are e, fixed
+-- and per_output for each bucket of the set.
 
 local function again(why)
-  say(4) say(why)
+  say(4)
+  say(why)
 end
 
-local function cap(h, max_output)
-  return math.max(IN[h + 4] + IN[h + 5] * max_output, IN[h + 3])
+local function done(changed)
+  local n = said
+  out[n + 1], out[n + 2], out[n + 3] = 3, changed, 0
+  said = n + 3
 end
 
--- Why the hold at `h` does not fit, or nil; the lower, the longer it lasts. `had` is what its lease holds already.
-local function refusal(h, b, worst, had, had_worst)
-  local spent, limit, ceiling, e = b.settled + b.orphan, IN[h + 1], IN[h + 2], IN[h + 3]
-  if spent + b.held + e - had <= limit and spent + b.exposure + worst - had_worst <= ceiling then return nil end
+local function say_gone(gone, count)
+  say(3)
+  say(#gone < count and 1 or 0)
+  say(#gone)
+  for i = 1, #gone do say(gone[i]) end
+end
+
+-- Why a hold of `e` with the cap `worst` does not fit; the lower, the longer it lasts.
+local function reason(spent, e, worst, limit, ceiling)
   if e > limit or worst > ceiling then return TOO_LARGE end
-  if spent >= limit then return 2 end
-  if spent + e <= limit and spent + worst <= ceiling then return 4 end
-  return 3
+  if spent >= limit then return SPENT end
+  if spent + e <= limit and spent + worst <= ceiling then return CONTENDED end
+  return INSUFFICIENT
 end
 
--- `alerts` is where the move's thresholds stand: how many, then pairs of hold index and threshold.
-local function say_crossed(alerts, holds)
-  local count, crossed = IN[alerts], {}
-  for i = alerts + 1, alerts + 2 * count, 2 do
-    local h = holds + IN[i] * FIELDS
-    if newly_crossed(bucket(IN[h], IN[h + 8]), IN[i + 1]) then
-      crossed[#crossed + 1] = IN[i]
-      crossed[#crossed + 1] = IN[i + 1]
+-- `alerts` is where the move's thresholds stand: how many, then pairs of place in the set and threshold.
+local function say_crossed(alerts, set)
+  local at = said + 1
+  say(0)
+  for i = alerts + 1, alerts + 2 * IN[alerts], 2 do
+    if newly_crossed(set[IN[i] + 1], IN[i + 1]) then
+      out[at] = out[at] + 1
+      say(IN[i])
+      say(IN[i + 1])
     end
   end
-  say(#crossed / 2)
-  for i = 1, #crossed do say(crossed[i]) end
 end
 
-local function deny(why, index, b, retry)
-  say(2) say(why) say(index) say(retry)
-  if b then say(1) say_level(b) else say(0) end
+local function deny(why, place, b, retry)
+  say(2)
+  say(why)
+  say(place - 1)
+  say(retry)
+  say(b and 1 or 0)
+  if b then say_level(b) end
 end
 
-local function deny_money(why, index, holds, alerts)
-  local h = holds + index * FIELDS
-  local b = open(IN[h], IN[h + 8], IN[h + 7])
-  if b then b.d_denied = b.d_denied + 1 end
-  deny(why, index, b or bucket(IN[h], IN[h + 8]), 0)
-  say_crossed(alerts, holds)
+local function deny_money(why, place, set, alerts)
+  local b = set[place]
+  if make(b, set.fields[6 * place - 3]) then b.d_denied = b.d_denied + 1 end
+  deny(why, place, b, 0)
+  say_crossed(alerts, set)
 end
 
--- What a lease has in its buckets, as hold or orphan charge, comes out; `only` names some buckets.
-local function withdraw(lease, only)
+-- Take e and c out of a bucket as what the lease has them in it for.
+local function take_out(lease, b, e, c)
   local live = lease[1] == HELD
-  for t = TAKEN, #lease, STRIDE do
-    local name, e, c, kind = lease[t], lease[t + 1], lease[t + 2], lease[t + 4]
-    local b = (not only or only[name]) and bucket(name, kind)
-    if b and b.exists and b.since <= lease[4] then
-      if kind < 0 then
-        if live then give_back(b, e) end
-      elseif live then
-        hold(b, -e, -c)
-      else
-        charge(b, slot_of(kind, lease[3]), 0, -e)
-        if lease[5] > 0 then hold(b, 0, e - c) end
+  if not b.exists or b.since > lease[4] then return end
+  if b.kind < 0 then
+    if live then give_back(b, e) end
+  elseif live then
+    b.held, b.d_held = b.held - e, b.d_held - e
+    b.exposure, b.d_exposure = b.exposure - c, b.d_exposure - c
+  else
+    charge(b, slot_of(b.kind, lease[3]), 0, -e)
+    if lease[5] > 0 then hold(b, 0, e - c) end
+  end
+end
+
+-- Call `visit(lease, bucket, e, c)` for everything that a lease has taken.
+local function each_taken(lease, visit)
+  local t, size = TAKEN, #lease
+  while t <= size do
+    local set = set_of(lease[t])
+    for i = 1, set.n do
+      local e = lease[t + 2 * i - 1]
+      if e >= 0 then visit(lease, set[i], e, lease[t + 2 * i]) end
+    end
+    t = t + 2 * set.n + 1
+  end
+end
+
+-- Append what the lease takes of the set: e, fixed and per_output stand at `holds`; `part` says which buckets.
+local function take(lease, blob, set, holds, output, part)
+  local t = #lease + 1
+  lease[t] = blob
+  for i = 1, set.n do
+    local h, b = holds + 3 * i - 3, set[i]
+    local e = IN[h]
+    local live_calls = b.kind < 0
+    if part == BOTH or live_calls == (part == GATE) then
+      local c = 0
+      if not live_calls then
+        c = IN[h + 1] + IN[h + 2] * output
+        if c < e then c = e end
+      end
+      lease[4], lease[t + 2 * i - 1], lease[t + 2 * i] = SEQ, e, c
+      if b.exists or make(b, set.fields[6 * i - 3]) then
+        b.held, b.d_held = b.held + e, b.d_held + e
+        b.exposure, b.d_exposure = b.exposure + c, b.d_exposure + c
+      end
+    else
+      lease[t + 2 * i - 1], lease[t + 2 * i] = -1, 0
+    end
+  end
+end
+
+-- Reserve: rid, owner, lease_ms, part, max_output, share (0: no clamp), floor, seq, rules, set,
+-- trips (how many, names), rates (how many, rates), holds, alerts
+
+-- Look at every bucket: the first one without room for a live call, the most lasting refusal for money, and the output
+-- that all have room for.
+local function survey(set, holds, least, most, share)
+  local m, fields = IN, set.fields
+  local busy, why, place
+  for i = 1, set.n do
+    local b, h, limit, ceiling = set[i], holds + 3 * i - 3, fields[6 * i - 1], fields[6 * i]
+    local e = m[h]
+    if b.kind < 0 then
+      if not busy and b.held + e > limit then busy = i end
+    else
+      local spent, fixed, per_output = b.settled + b.orphan, m[h + 1], m[h + 2]
+      local left = ceiling - spent - b.exposure
+      local worst = fixed + per_output * least
+      if worst < e then worst = e end
+      if spent + b.held + e > limit or worst > left then
+        local r = reason(spent, e, worst, limit, ceiling)
+        if not why or r < why then why, place = r, i end
+      elseif share > 0 and per_output > 0 then
+        local fits = floor((left - fixed) / (share * per_output))
+        if fits < most then most = fits end
       end
     end
   end
+  return busy, why, place, most < least and least or most
 end
 
-local function take(lease, h, max_output)
-  local name, e, window_end, kind = IN[h], IN[h + 3], IN[h + 7], IN[h + 8]
-  local worst = kind < 0 and 0 or cap(h, max_output)
-  local t = #lease
-  lease[t + 1], lease[t + 2], lease[t + 3], lease[t + 4], lease[t + 5] = name, e, worst, window_end, kind
-  lease[4] = SEQ
-  local b = open(name, kind, window_end)
-  if b then hold(b, e, worst) end
-end
-
--- Reserve: rid, owner, lease_ms, part, max_output, share (0: no clamp), floor, seq, rules,
--- trips (how many, keys), rates (how many; key, limit, period, cost), holds (how many, fields), alerts
-
-local function gate(trips, rates, holds, count)
+local function gate(trips, rates, busy, set)
   for i = 1, IN[trips] do
-    if found[key(IN[trips + i])] then deny(TRIPPED, i - 1, nil, 0) return true end
-  end
-  for i = 0, count - 1 do
-    local h = holds + i * FIELDS
-    if IN[h + 8] < 0 then
-      local b = bucket(IN[h], -1)
-      if b.held + IN[h + 3] > IN[h + 1] then deny(CONCURRENCY, i, b, 0) return true end
+    if singles[name_at(trips + i)] then
+      deny(TRIPPED, i, nil, 0)
+      return false
     end
   end
-  for i = 0, IN[rates] - 1 do
-    local r = rates + 1 + i * 4
-    local wait = wait_ms(meter(key(IN[r])), IN[r + 1], IN[r + 2], IN[r + 3])
-    if wait then deny(RATE, i, nil, wait) return true end
+  if busy then
+    deny(CONCURRENCY, busy, set[busy], 0)
+    return false
   end
-  return false
-end
-
--- The most lasting refusal and its hold, or nil.
-local function worst_refusal(holds, count, least)
-  local why, index
-  for i = 0, count - 1 do
-    local h = holds + i * FIELDS
-    if IN[h + 8] >= 0 then
-      local reason = refusal(h, bucket(IN[h], IN[h + 8]), cap(h, least), 0, 0)
-      if reason and (not why or reason < why) then why, index = reason, i end
+  for r = rates + 1, rates + 4 * IN[rates], 4 do
+    local wait = wait_ms(meter(name_at(r)), IN[r + 1], IN[r + 2], IN[r + 3])
+    if wait then
+      deny(RATE, (r - rates + 3) / 4, nil, wait)
+      return false
     end
   end
-  return why, index
+  return true
 end
 
-local function lowered_output(holds, count, most, share, least)
-  if share == 0 then return most end
-  for i = 0, count - 1 do
-    local h = holds + i * FIELDS
-    if IN[h + 5] > 0 then
-      local b = bucket(IN[h], IN[h + 8])
-      local room = IN[h + 2] - b.settled - b.orphan - b.exposure - IN[h + 4]
-      most = math.min(most, floor(room / (share * IN[h + 5])))
-    end
-  end
-  return math.max(most, least)
-end
-
-local function fill_rates(rates, sign)
-  for i = 0, IN[rates] - 1 do
-    local r = rates + 1 + i * 4
-    fill(meter(key(IN[r])), IN[r + 1], IN[r + 2], sign * IN[r + 3])
-  end
-end
-
-local function admitted(lease, rates, holds, count, repeated)
-  say(1) say(lease[7]) say(repeated)
-  for i = 0, count - 1 do say_level(bucket(IN[holds + i * FIELDS], IN[holds + i * FIELDS + 8])) end
-  for i = 0, IN[rates] - 1 do
-    local r = rates + 1 + i * 4
-    local limit, period = IN[r + 1], IN[r + 2]
-    local level = used(meter(key(IN[r])), limit)
-    say(floor((limit * period - level) / period)) say(math.ceil(level / limit))
-  end
+local function admit(lease, set, rates, repeated)
+  local n = said
+  set.shown = true
+  out[n + 1], out[n + 2], out[n + 3] = 1, lease[7], repeated
+  said = n + 3
+  say_rates(rates)
 end
 
 -- The parts of `wanted` that are not in `taken`, which has at least one.
@@ -149,236 +175,231 @@ local function without(wanted, taken)
 end
 
 local function reserve(a)
-  local suffix, part, max_output, share, least = key(IN[a]), IN[a + 3], IN[a + 4], IN[a + 5], IN[a + 6]
+  local m = IN
   if NOW < OPENS_AT then return again(COLD) end
-  if IN[a + 8] < RULES then return again(STALE) end
-  RULES = IN[a + 8]
-  local trips = a + 9
-  local rates = trips + 1 + IN[trips]
-  local holds = rates + 2 + 4 * IN[rates]
-  local count = IN[holds - 1]
-  local alerts = holds + count * FIELDS
-  local lease, missing = record(suffix), part
+  if m[a + 8] < RULES then return again(STALE) end
+  RULES = m[a + 8]
+  local rid, part, most, share, trips = m[m[a] + 1], m[a + 3], m[a + 4], m[a + 5], a + 10
+  local rates = trips + 1 + m[trips]
+  local holds = rates + 1 + 4 * m[rates]
+  local blob = BLOBS[m[a + 9]]
+  local lease, set, missing = record(rid), set_of(blob), part
   if not lease then
     if part == MONEY then missing = BOTH end
   elseif lease[1] == HELD then
     missing = without(part, lease[6])
     if missing == 0 then
-      admitted(lease, rates, holds, count, 1)
+      admit(lease, set, rates, 1)
       return say(0)
     end
   else
     return again(GONE)
   end
-  for h = holds, alerts - 1, FIELDS do
-    if IN[h + 7] > 0 and not (IN[h + 6] <= NOW and NOW < IN[h + 7]) then return again(WINDOW) end
-  end
-  if missing ~= MONEY and gate(trips, rates, holds, count) then return say(0) end
-  least = share == 0 and max_output or math.min(least, max_output)
-  if missing ~= GATE then
-    local why, index = worst_refusal(holds, count, least)
-    if why then
-      deny_money(why, index, holds, alerts)
-      if lease then  -- the gate is undone, as if the call had never come
-        fill_rates(rates, -1)
-        withdraw(lease)
-        scores[suffix:sub(3)] = false
-        keep(suffix, false, false)
-      end
-      return
+  local alerts = holds + 3 * set.n
+  if not set.inside then return again(WINDOW) end
+  local least = most
+  if share > 0 and m[a + 6] < most then least = m[a + 6] end
+  local busy, why, place, output = survey(set, holds, least, most, share)
+  if missing ~= MONEY and not gate(trips, rates, busy, set) then return say(0) end
+  if why and missing ~= GATE then
+    deny_money(why, place, set, alerts)
+    if lease then  -- its gate is undone, as if the call had never come
+      fill(rates, -1)
+      each_taken(lease, take_out)
+      due[rid] = false
+      keep(rid, false, false)
     end
+    return
   end
-  lease = lease or {HELD, IN[a + 1], NOW, 0, 0, 0, -1}
-  local output = max_output
-  if missing ~= MONEY then fill_rates(rates, 1) end
-  if missing ~= GATE then
-    output = lowered_output(holds, count, max_output, share, least)
-    lease[7] = output < max_output and output or -1
-  end
-  for h = holds, alerts - 1, FIELDS do
-    if missing == BOTH or (IN[h + 8] < 0) == (missing == GATE) then take(lease, h, output) end
-  end
+  lease = lease or {HELD, m[a + 1], NOW, 0, 0, 0, -1}
+  if missing ~= MONEY then fill(rates, 1) end
+  if missing ~= GATE and output < most then lease[7] = output end
+  take(lease, blob, set, holds, output, missing)
   lease[6] = lease[6] + missing
-  push(suffix, lease, NOW + IN[a + 2])
-  admitted(lease, rates, holds, count, 0)
-  if missing ~= GATE then say_crossed(alerts, holds) else say(0) end
+  push(rid, lease, NOW + m[a + 2])
+  admit(lease, set, rates, 0)
+  if missing ~= GATE and m[alerts] > 0 then say_crossed(alerts, set) else say(0) end
 end
 
-local function done(changed)
-  say(3) say(changed) say(0) say(0)
-end
-
--- Extend: rid, lease_ms, holds (how many, fields), alerts
+-- Extend: rid, lease_ms, set, holds, alerts
 local function extend(a)
-  local suffix, count, holds = key(IN[a]), IN[a + 2], a + 3
-  local lease, alerts = record(suffix), holds + count * FIELDS
+  local rid, blob, holds = rid_at(a), BLOBS[IN[a + 2]], a + 3
+  local lease = record(rid)
   if not lease or lease[1] ~= HELD then return again(GONE) end
-  local had, why, index = {}, nil, nil
-  for t = TAKEN, #lease, STRIDE do had[lease[t]] = t end
-  local raised = {}
-  for i = 0, count - 1 do
-    local h = holds + i * FIELDS
-    local t, worst = had[IN[h]], cap(h, 0)
-    local e, c = t and lease[t + 1] or 0, t and lease[t + 2] or 0
-    if IN[h + 8] >= 0 then
-      raised[IN[h]] = true
-      if IN[h + 3] > e or worst > c then
-        local reason = refusal(h, bucket(IN[h], IN[h + 8]), worst, e, c)
-        if reason and (not why or reason < why) then why, index = reason, i end
+  local set, had, why, place = set_of(blob), {}, nil, nil
+  each_taken(lease, function(_, b, e, c) had[b] = {e, c} end)
+  for i = 1, set.n do
+    local b, h, limit, ceiling = set[i], holds + 3 * i - 3, set.fields[6 * i - 1], set.fields[6 * i]
+    if b.kind >= 0 then
+      local e, worst, old = IN[h], max(IN[h + 1], IN[h]), had[b] or {0, 0}
+      local spent = b.settled + b.orphan
+      if (e > old[1] or worst > old[2])
+          and (spent + b.held + e - old[1] > limit or spent + b.exposure + worst - old[2] > ceiling) then
+        local r = reason(spent, e, worst, limit, ceiling)
+        if not why or r < why then why, place = r, i end
       end
     end
   end
-  if why then return deny_money(why, index, holds, alerts) end
-  withdraw(lease, raised)
-  local grown = {}
-  for i = 1, TAKEN - 1 do grown[i] = lease[i] end
-  for t = TAKEN, #lease, STRIDE do
-    if not raised[lease[t]] then
-      for i = t, t + STRIDE - 1 do grown[#grown + 1] = lease[i] end
+  if why then return deny_money(why, place, set, holds + 3 * set.n) end
+  local raised = {}
+  for i = 1, set.n do raised[set[i]] = set[i].kind >= 0 end
+  local kept, t = {}, TAKEN
+  for i = 1, TAKEN - 1 do kept[i] = lease[i] end
+  while t <= #lease do  -- what is raised comes out; a set of which nothing is left is dropped
+    local old, left = set_of(lease[t]), false
+    for i = 1, old.n do
+      local e, c = lease[t + 2 * i - 1], lease[t + 2 * i]
+      if e >= 0 and raised[old[i]] then
+        take_out(lease, old[i], e, c)
+        lease[t + 2 * i - 1], lease[t + 2 * i] = -1, 0
+      end
+      left = left or lease[t + 2 * i - 1] >= 0
     end
+    for i = t, left and t + 2 * old.n or t - 1 do kept[#kept + 1] = lease[i] end
+    t = t + 2 * old.n + 1
   end
-  say(3) say(1) say(count)
-  for h = holds, alerts - 1, FIELDS do
-    if IN[h + 8] >= 0 then take(grown, h, 0) end
-  end
-  for h = holds, alerts - 1, FIELDS do say_level(bucket(IN[h], IN[h + 8])) end
-  say(0)
-  push(suffix, grown, NOW + IN[a + 1])
-end
-
--- Assert: rid, owner, lease_ms, max_output, holds (how many, fields), alerts
-local function assert_lease(a)
-  local suffix, holds = key(IN[a]), a + 5
-  if record(suffix) then return done(0) end
-  local lease = {HELD, IN[a + 1], NOW, 0, 0, BOTH, -1}
-  for h = holds, holds + IN[a + 4] * FIELDS - 1, FIELDS do take(lease, h, IN[a + 3]) end
-  push(suffix, lease, NOW + IN[a + 2])
+  take(kept, blob, set, holds, 0, MONEY)
+  push(rid, kept, NOW + IN[a + 1])
+  set.shown = true
   done(1)
 end
 
-local function revive(lease)
-  for t = TAKEN, #lease, STRIDE do
-    local name, e, c, kind = lease[t], lease[t + 1], lease[t + 2], lease[t + 4]
-    local b = kind < 0 and open(name, kind, 0) or bucket(name, kind)
-    if b.exists and b.since <= lease[4] then
-      if kind < 0 then
-        hold(b, e, 0)
-      else
-        charge(b, slot_of(kind, lease[3]), 0, -e)
-        hold(b, e, lease[5] > 0 and e or c)
-      end
-    end
-  end
-  lease[1] = HELD
+-- Assert: rid, owner, lease_ms, max_output, set, holds
+local function assert_lease(a)
+  local rid = rid_at(a)
+  if record(rid) then return done(0) end
+  local lease, blob = {HELD, IN[a + 1], NOW, 0, 0, BOTH, -1}, BLOBS[IN[a + 4]]
+  take(lease, blob, set_of(blob), a + 5, IN[a + 3], BOTH)
+  push(rid, lease, NOW + IN[a + 2])
+  done(1)
 end
 
--- Renew: owner, lease_ms, rids (how many, keys)
+local function revive(lease, b, e, c)
+  if b.kind < 0 then
+    b.exists = true
+    hold(b, e, 0)
+  elseif b.exists and b.since <= lease[4] then
+    charge(b, slot_of(b.kind, lease[3]), 0, -e)
+    hold(b, e, lease[5] > 0 and e or c)
+  end
+end
+
+-- Renew: owner, lease_ms, rids (how many, rids)
 local function renew(a)
   local count, gone = IN[a + 2], {}
   for i = a + 3, a + 2 + count do
-    local suffix = key(IN[i])
-    local lease = record(suffix)
+    local rid = rid_at(i)
+    local lease = record(rid)
     if lease and lease[1] <= ORPHAN and lease[2] == IN[a] then
-      if lease[1] == ORPHAN then revive(lease) end
-      push(suffix, lease, NOW + IN[a + 1])
+      if lease[1] == ORPHAN then
+        each_taken(lease, revive)
+        lease[1] = HELD
+      end
+      push(rid, lease, NOW + IN[a + 1])
     else
       gone[#gone + 1] = i - a - 3
     end
   end
-  say(3) say(#gone < count and 1 or 0) say(0) say(#gone)
-  for i = 1, #gone do say(gone[i]) end
+  say_gone(gone, count)
 end
 
-local function correct(a)
-  for r = a + 1, a + 4 * IN[a], 4 do fill(meter(key(IN[r])), IN[r + 1], IN[r + 2], IN[r + 3]) end
-end
-
--- Settle: rid, rev, at, charges (how many; name, amount, window_end, kind), corrections (how many; as rates)
+-- Settle: rid, rev, at, set, amounts (one for each bucket of the set), corrections (how many, rates)
 local function settle(a)
-  local suffix, rev, count, charges = key(IN[a]), IN[a + 1], IN[a + 3], a + 4
-  local old, before, changed = record(suffix), nil, 1
+  local m = IN
+  local rid, rev, set = m[m[a] + 1], m[a + 1], set_of(BLOBS[m[a + 3]])
+  local old, before = record(rid), nil
   if not old then
-    if NOW - IN[a + 2] >= HORIZON then return again(GONE) end
+    if NOW - m[a + 2] >= HORIZON then return again(GONE) end
   elseif old[1] <= ORPHAN then
-    withdraw(old)
-    scores[suffix:sub(3)] = false
-    correct(charges + 4 * count)
+    each_taken(old, take_out)
+    due[rid] = false
+    fill(a + 4 + set.n, 1)
   elseif rev <= old[2] then
-    changed = 0
+    return done(0)
   else
     before = old
   end
-  say(3) say(changed) say(count)
-  local tombstone = {SETTLED, rev}
-  for i = 1, count do
-    local c = charges + 4 * (i - 1)
-    local name, amount, window_end, kind = IN[c], IN[c + 1], IN[c + 2], IN[c + 3]
-    if changed == 1 and kind >= 0 then
-      local b = open(name, kind, window_end)
-      local known = before and before[i + 2] or 0
-      if b then charge(b, kind > 0 and slot_of(kind, window_end) - 1 or 0, amount - known, 0) end
-    end
+  local tombstone, fields = {SETTLED, rev}, set.fields
+  for i = 1, set.n do
+    local b, amount = set[i], m[a + 3 + i]
     tombstone[i + 2] = amount
-    say_level(bucket(name, kind))
+    if b.kind >= 0 and (b.exists or make(b, fields[6 * i - 3])) then
+      if before then amount = amount - (before[i + 2] or 0) end
+      if b.kind > 0 then
+        charge(b, slot_of(b.kind, fields[6 * i - 3]) - 1, amount, 0)
+      else
+        b.settled, b.d_settled = b.settled + amount, b.d_settled + amount
+      end
+    end
   end
-  say(0)
-  if changed == 1 then keep(suffix, tombstone, NOW + HORIZON) end
-end
-
--- Release: rid, corrections (how many; as rates)
-local function release(a)
-  local suffix = key(IN[a])
-  local old = record(suffix)
-  if old and old[1] >= SETTLED then return done(0) end
-  if old then
-    withdraw(old)
-    scores[suffix:sub(3)] = false
-    correct(a + 1)
-  end
-  keep(suffix, {RELEASED, -1}, NOW + HORIZON)
+  keep(rid, tombstone, NOW + HORIZON)
   done(1)
 end
 
+-- Release: rid, corrections (how many, rates)
+local function release(a)
+  local rid = rid_at(a)
+  local old = record(rid)
+  if old and old[1] >= SETTLED then return done(0) end
+  if old then
+    each_taken(old, take_out)
+    due[rid] = false
+    fill(a + 1, 1)
+  end
+  keep(rid, {RELEASED, -1}, NOW + HORIZON)
+  done(1)
+end
+
+local function expiry(b, window_end)
+  if b.kind > 0 then return (b.slot + 1 + PARTS) * b.step + KEEP end
+  return window_end > 0 and window_end + KEEP or 0
+end
+
 -- An expired lease becomes an orphan charge: the call is presumed dispatched.
-local function orphan(suffix, lease)
-  local expires = NOW + HORIZON
-  for t = TAKEN, #lease, STRIDE do
-    local e, window_end, kind = lease[t + 1], lease[t + 3], lease[t + 4]
-    local b = bucket(lease[t], kind)
-    if b.exists and b.since <= lease[4] then
-      if kind < 0 then
-        give_back(b, e)
-      else
-        hold(b, -e, -e)
-        charge(b, slot_of(kind, lease[3]), 0, e)
-        local ends = kind > 0 and (b.slot + 1 + PARTS) * b.step + KEEP or window_end > 0 and window_end + KEEP or 0
-        expires = expires > 0 and ends > 0 and math.max(expires, ends) or 0
+local function orphan(rid, lease)
+  local expires, t = NOW + HORIZON, TAKEN
+  while t <= #lease do
+    local set = set_of(lease[t])
+    for i = 1, set.n do
+      local b, e = set[i], lease[t + 2 * i - 1]
+      if e >= 0 and b.exists and b.since <= lease[4] then
+        if b.kind < 0 then
+          give_back(b, e)
+        else
+          hold(b, -e, -e)
+          charge(b, slot_of(b.kind, lease[3]), 0, e)
+          local ends = expiry(b, set.fields[6 * i - 3])
+          expires = expires > 0 and ends > 0 and max(expires, ends) or 0
+        end
       end
     end
+    t = t + 2 * set.n + 1
   end
   lease[1] = ORPHAN
-  push(suffix, lease, lease[5] + EXPOSED)
-  keep(suffix, lease, expires)
+  push(rid, lease, lease[5] + EXPOSED)
+  keep(rid, lease, expires)
+end
+
+local function unexpose(lease, b, e, c)
+  if b.kind >= 0 and b.exists and b.since <= lease[4] then hold(b, 0, e - c) end
 end
 
 local function reap()
-  local rids = call('ZRANGEBYSCORE', PREFIX .. 'leases', '-inf', digits(NOW), 'LIMIT', '0', REAPED)
+  local rids = call('ZRANGEBYSCORE', PREFIX .. 'leases', '-inf', NOW, 'LIMIT', 0, REAPED)
   if #rids == 0 then return end
-  local suffixes = {}
-  for i = 1, #rids do suffixes[i] = 'r:' .. rids[i] end
-  read(suffixes)
+  local keys = {}
+  for i = 1, #rids do keys[i] = PREFIX .. 'r:' .. rids[i] end
+  local values = fetch(keys)
   for i = 1, #rids do
-    local lease = record(suffixes[i])
-    scores[rids[i]] = false
+    local rid = rids[i]
+    stored[rid], due[rid] = values[i], false
+    local lease = record(rid)
     if lease and lease[1] == HELD then
-      orphan(suffixes[i], lease)
+      orphan(rid, lease)
     elseif lease and lease[1] == ORPHAN then
-      for t = TAKEN, #lease, STRIDE do
-        local b = bucket(lease[t], lease[t + 4])
-        if lease[t + 4] >= 0 and b.exists and b.since <= lease[4] then hold(b, 0, lease[t + 1] - lease[t + 2]) end
-      end
+      each_taken(lease, unexpose)
       lease[5] = 0
-      keep(suffixes[i], lease, -1)
+      keep(rid, lease, -1)
     end
   end
 end
