@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -19,6 +20,7 @@ import pytest
 from llmguard.core.money import usd_string
 from tests.support.gateway import START_SECONDS, free_port
 
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("LLMGUARD_") and not k.endswith("_API_KEY")}
 
 
@@ -29,9 +31,9 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def serving(home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """`llmguard serve` in development mode, by the installed command; its output goes to `serve.log`."""
-    command = [str(Path(sys.executable).with_name("llmguard")), "serve", "--port", str(port)]
+def serving(home: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`llmguard serve`, by the installed command; its output goes to `serve.log`."""
+    command = [str(Path(sys.executable).with_name("llmguard")), "serve", "--port", str(port), *options]
     with (home / "serve.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=CLEAN, cwd=home)
     try:
@@ -102,6 +104,27 @@ def test_two_commands_on_a_fresh_machine(tmp_path: Path) -> None:
         assert process.wait(30) == 0
     assert list((tmp_path / "spool").iterdir()) == []
     assert (tmp_path / "llmguard.db.secrets").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_quickstart_spends_its_cent_and_is_refused(tmp_path: Path) -> None:
+    port, options = free_port(), ("--config", str(QUICKSTART / "llmguard.yaml"))
+    with serving(tmp_path, port, *options):
+        key = run(tmp_path, "keys", "create", "--team", "search", *options).stdout.strip()
+        env = CLEAN | {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": key}
+        command = [sys.executable, str(QUICKSTART / "ask.py")]
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, cwd=tmp_path, check=False)
+        assert asked.returncode == 0, asked.stderr
+        whole, stream, *calls, refused, why = asked.stdout.splitlines()
+        assert whole.removeprefix("whole:  ") == stream.removeprefix("stream: ")
+        assert calls == [f"call {number}: 2000 tokens" for number in range(1, 5)]
+        assert refused == "refused: 429 budget_insufficient"
+        assert "rule 'team-daily', team 'search'" in why
+
+        def spent() -> str:
+            total = json.loads(run(tmp_path, "report", "--json", *options).stdout)["total"]
+            return f"{total['calls']} calls, ${total['cost_usd']}"
+
+        wait_for(spent, "6 calls, $0.008078")
 
 
 @pytest.mark.parametrize("command", ["serve", "check-config"])

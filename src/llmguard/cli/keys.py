@@ -135,4 +135,5 @@ def _show(key: Key, text: str, as_json: bool) -> None:
         row = _row(key)
         print_json({"id": row.pop("id"), "key": text, **row})
     else:
-        typer.echo(f"{text}\n\nkey {key.id} for team {key.team}, env {key.env}, feature {key.feature}; shown only now")
+        typer.echo(text)
+        say(f"this is key {key.id} for team {key.team}, env {key.env}, feature {key.feature}; it is shown only now")

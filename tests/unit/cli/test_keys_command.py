@@ -44,9 +44,15 @@ def test_a_key_is_made_with_what_it_was_told(cli: Cli) -> None:
     assert verified.principal == Principal(made["id"], made["id"], "search", "prod", "chat", "default", "$5/day")
 
 
-def test_without_json_the_key_is_the_first_line(cli: Cli) -> None:
-    key = cli.ok("keys", "create", "--team", "search").partition("\n")[0]
-    assert isinstance(cli.ledger().keys.lookup(key), Verified)
+def test_without_json_the_key_stands_alone_on_standard_output(cli: Cli) -> None:
+    result = cli.run("keys", "create", "--team", "search")
+    key = result.stdout.removesuffix("\n")
+    verified = cli.ledger().keys.lookup(key)
+    assert isinstance(verified, Verified)
+    assert result.stderr == (
+        f"llmguard: this is key {verified.principal.key_id} for team search, env default, feature default; "
+        "it is shown only now\n"
+    )
 
 
 def test_list_shows_no_secret_and_the_newest_first(cli: Cli) -> None:
