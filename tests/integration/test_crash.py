@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 from redis import Redis
 
+from llmguard.core.money import usd_string
+from llmguard.ledger.engine import create_engine
 from tests.support import postgres
 from tests.support.gateway import Gateway, gateway
-from tests.support.load import CHAT, Body, Load, Outcome, load, metered, steady_port, usage_of
+from tests.support.load import CHAT, Body, Outcome, load, metered, steady_port, usage_of
 from tests.support.upstream import Upstream, upstream
 from tests.support.valkey import ValkeyServer
 
 PRICES = {"local/*": {"input": "$5/M", "output": "$15/M", "output_max": 4_096}}
 INPUT_NANO, OUTPUT_NANO = 5_000, 15_000
 TEAM = {"name": "team", "scope": {"team": "*"}, "limit": "$10000", "window": "total"}
+SECRETS = {"pepper": token_hex(32), "signing": [token_hex(32)], "cache": [token_hex(32)]}
 LIVE = {"name": "live", "scope": {"team": "*"}, "limit": "500 concurrent"}
 
 
@@ -33,12 +40,14 @@ def config(provider: Upstream, **more: Any) -> dict[str, Any]:
 
 
 def chat(name: str) -> Any:
-    """Whole calls and streams in turn, each with a `user` of its own."""
+    """Whole calls, short streams and long ones in turn, each with a `user` of its own."""
 
     def make(number: int) -> Body:
         messages = [{"role": "user", "content": "Say something that takes a while, please."}]
         body: Body = {"model": "gpt-4o", "messages": messages, "max_tokens": 60, "user": f"{name}-{number}"}
-        return body | {"stream": True} if number % 2 else body
+        if number % 2:
+            body |= {"stream": True, "max_tokens": 2_000 if number % 4 == 3 else 60}
+        return body
 
     return make
 
@@ -55,8 +64,9 @@ def reached(provider: Upstream) -> set[str]:
     return {seen.json()["user"] for seen in provider.requests}
 
 
-def check_rows(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], sent: set[str]) -> Counter[str]:
+def check_rows(served: Gateway, outcomes: Sequence[Outcome], sent: set[str]) -> Counter[str]:
     """Every call that went out has one row; one that was delivered, its provider's usage. Counts the sources."""
+    rows, caps = served.rows(), held_at_most(served)
     assert max(Counter(row["event_id"] for row in rows).values()) == 1
     by_user = defaultdict(list)
     for row in rows:
@@ -68,7 +78,7 @@ def check_rows(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], sent
         if outcome.delivered:
             assert outcome.user in sent
             (row,) = by_user[outcome.user]
-            assert row["event_id"] == outcome.request_id
+            assert str(row["event_id"]) == outcome.request_id
             prompt, output = usage_of(outcome.user)
             assert (row["usage_source"], row["input_tokens"], row["output_tokens"]) == ("provider", prompt, output)
             assert row["cost_nano"] == prompt * INPUT_NANO + output * OUTPUT_NANO
@@ -76,8 +86,19 @@ def check_rows(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], sent
         assert user in by_user, f"{user} reached the provider and is not in the ledger"
         (row,) = by_user[user]
         assert row["cost_nano"] > 0
-        assert row["usage_source"] == "provider" or row["cost_nano"] <= row["cap_nano"], row
+        assert row["usage_source"] == "provider" or row["cost_nano"] <= caps[str(row["event_id"])], row
     return Counter(row["usage_source"] for row in rows)
+
+
+def held_at_most(served: Gateway) -> dict[str, int]:
+    """What each call could cost at most, in nano-USD, by event id."""
+    engine = create_engine(json.loads(served.path.read_text())["ledger"])
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(sa.text("SELECT event_id, cap_nano FROM llmguard_entries"))
+            return {str(event_id): int(cap) for event_id, cap in found}
+    finally:
+        engine.dispose()
 
 
 def levels(store: ValkeyServer) -> dict[str, Counter[str]]:
@@ -121,7 +142,7 @@ def test_sigterm_under_load_ends_all_calls_and_loses_and_doubles_none(tmp_path: 
         answered = {outcome.user for outcome in outcomes if outcome.delivered}
         assert sent == answered, "calls that were running at the signal were not all delivered"
         rows = served.rows()
-        sources = check_rows(rows, outcomes, sent)
+        sources = check_rows(served, outcomes, sent)
         assert sources == {"provider": len(sent)}
         kept = levels(store)
         assert kept["usd"] == {"settled": sum(row["cost_nano"] for row in rows), "orphan": 0, "held": 0, "exposure": 0}
@@ -130,12 +151,23 @@ def test_sigterm_under_load_ends_all_calls_and_loses_and_doubles_none(tmp_path: 
         served.process = None
 
 
+@contextmanager
+def mortal(home: Path, settings: dict[str, Any], port: int) -> Iterator[Gateway]:
+    """A gateway that the test starts and kills; what is left running at the end is killed."""
+    served = Gateway(home, settings, port=port)
+    try:
+        yield served
+    finally:
+        if served.process is not None:
+            served.stop(signal.SIGKILL)
+
+
 def kill(served: Gateway) -> None:
     """kill -9; whoever started the process sees it end."""
     assert served.stop(signal.SIGKILL) == -signal.SIGKILL
 
 
-def kill_again_and_again(served: Gateway, running: Load, rng: random.Random, times: int) -> list[float]:
+def kill_again_and_again(served: Gateway, rng: random.Random, times: int) -> list[float]:
     """Start and kill; every fifth time while it starts, the other times under load. Returns how long starts took."""
     starts = []
     for number in range(times):
@@ -172,52 +204,46 @@ def refusal_under(home: Path, provider: Upstream, port: int, key: str, **more: A
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path: Path, provider: Upstream) -> None:
     rng, port = seeded(), steady_port()
-    served = Gateway(tmp_path, config(provider), port=port)
-    key = served.key()
-    with load(port, key, chat("kill"), callers=16) as running:
-        starts = kill_again_and_again(served, running, rng, 20)
-        running.stop()
-    assert len(running.delivered()) > 100
-    left = refusal_under(tmp_path, provider, port, key)
-    rows = served.rows()
-    sources = check_rows(rows, running.outcomes, reached(provider))
-    assert sources["estimated"] + sources["hold"] > 0, "no kill met a running call"
-    assert left["spent"] == exact_usd(sum(row["cost_nano"] for row in rows))
-    assert left["held"] == exact_usd(0)
+    with mortal(tmp_path, config(provider), port) as served:
+        key = served.key()
+        with load(port, key, chat("kill"), callers=16) as running:
+            starts = kill_again_and_again(served, rng, 20)
+            running.stop()
+        assert len(running.delivered()) > 100
+        left = refusal_under(tmp_path, provider, port, key)
+        sources = check_rows(served, running.outcomes, reached(provider))
+        assert sources["estimated"] > 0, "no kill met a stream that had come some way"
+        assert sources["hold"] > 0, "no kill met a call that had just begun"
+        assert left["spent"] == usd_string(sum(row["cost_nano"] for row in served.rows()))
+        assert left["held"] == usd_string(0)
     assert list((tmp_path / "spool").iterdir()) == []
     print(f"{len(running.outcomes)} calls, {len(running.delivered())} delivered, rows {dict(sources)}")
-    print("starts", [round(s, 2) for s in starts])
-
-
-def exact_usd(nano: int) -> str:
-    """As refusals write money."""
-    from llmguard.core.money import usd_string
-
-    return usd_string(nano)
+    print("seconds to start:", [round(s, 2) for s in starts])
 
 
 @pytest.mark.slow
 def test_three_kills_on_postgresql_and_valkey(tmp_path: Path, provider: Upstream) -> None:
     rng, port = seeded(), steady_port()
     with postgres.running() as server, ValkeyServer() as store:
-        served = Gateway(tmp_path, config(provider, ledger=server, store=store.tcp_url), port=port)
-        served.run("migrate")
-        key = served.key()
-        with load(port, key, chat("pg"), callers=16) as running:
-            for _ in range(3):
-                served.start()
-                time.sleep(rng.uniform(0.5, 2.0))
-                kill(served)
-            running.stop()
-        served.start()
-        rows = served.rows()
-        sources = check_rows(rows, running.outcomes, reached(provider))
-        expected = {"settled": sum(row["cost_nano"] for row in rows), "orphan": 0, "held": 0, "exposure": 0}
-        deadline = time.monotonic() + 5
-        while (kept := levels(store))["usd"] != expected and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert kept["usd"] == expected
-        assert not +kept["calls"]
-        assert served.stop() == 0
-        assert list((tmp_path / "spool").iterdir()) == []
-        print(f"{len(running.outcomes)} calls, {len(running.delivered())} delivered, rows {dict(sources)}")
+        settings = config(provider, ledger=server, store=store.tcp_url, secrets=SECRETS)
+        with mortal(tmp_path, settings, port) as served:
+            served.run("migrate")
+            key = served.key()
+            with load(port, key, chat("pg"), callers=16) as running:
+                for _ in range(3):
+                    served.start()
+                    time.sleep(rng.uniform(0.5, 2.0))
+                    kill(served)
+                running.stop()
+            served.start()
+            sources = check_rows(served, running.outcomes, reached(provider))
+            spent = sum(row["cost_nano"] for row in served.rows())
+            expected = {"settled": spent, "orphan": 0, "held": 0, "exposure": 0}
+            deadline = time.monotonic() + 5
+            while (kept := levels(store))["usd"] != expected and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert kept["usd"] == expected
+            assert not +kept["calls"]
+            assert served.stop() == 0
+    assert list((tmp_path / "spool").iterdir()) == []
+    print(f"{len(running.outcomes)} calls, {len(running.delivered())} delivered, rows {dict(sources)}")

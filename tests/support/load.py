@@ -25,7 +25,7 @@ from typing import Any
 from tests.support.upstream import SSE, Answer, Seen, answer
 
 CHAT = "/v1/chat/completions"
-_AGAIN = 0.05
+_AGAIN = 0.1
 _EPHEMERAL = 32_768
 
 Body = dict[str, Any]
@@ -33,7 +33,7 @@ Body = dict[str, Any]
 
 @dataclass(slots=True)
 class Outcome:
-    """One call: ``pieces`` are the chunks of its reply as they arrived, ``whole`` says that the framing was complete."""
+    """One call: ``pieces`` are the chunks of its reply as they came, ``whole`` says that its framing was complete."""
 
     user: str
     stream: bool
@@ -201,14 +201,19 @@ def usage_of(user: str) -> tuple[int, int]:
 
 
 def metered(*, delay: float = 0.05, gap: float = 0.05, words: int = 6) -> Callable[[Seen], Answer]:
-    """A provider that answers every chat call in the form it asks for, with a usage of its own for each `user`."""
+    """A provider that answers every chat call in the form it asks for, with a usage of its own for each `user`.
+
+    A call that asks for a thousand tokens or more gets a kilobyte in each of its ``words``.
+    """
 
     def reply_to(seen: Seen) -> Answer:
         body = seen.json()
         prompt, output = usage_of(body["user"])
         usage = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
         if body.get("stream"):
-            pieces = chat_stream(words, usage if body.get("stream_options", {}).get("include_usage") else None)
+            wanted = body.get("stream_options", {}).get("include_usage")
+            length = 1_000 if body.get("max_tokens", 0) >= 1_000 else 5
+            pieces = chat_stream(words, usage if wanted else None, length=length)
             return Answer(headers=[("content-type", SSE)], pieces=pieces, framing="chunked", gap=gap)
         message = {"role": "assistant", "content": "word " * words}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -228,9 +233,9 @@ def event_of(document: Any) -> bytes:
     return b"data: " + json.dumps(document).encode() + b"\n\n"
 
 
-def chat_stream(words: int, usage: Any = None) -> list[bytes]:
-    """The events of a chat stream, one piece each; the usage chunk only where it was asked for."""
-    texts = [{"index": 0, "delta": {"content": f"word{n} "}, "finish_reason": None} for n in range(words)]
+def chat_stream(words: int, usage: Any = None, *, length: int = 5) -> list[bytes]:
+    """The events of a chat stream, one piece each: words of this length, and the usage where it was asked for."""
+    texts = [{"index": 0, "delta": {"content": "w" * length + f"{n} "}, "finish_reason": None} for n in range(words)]
     events = [event_of(chunk_of([text])) for text in texts]
     events.append(event_of(chunk_of([{"index": 0, "delta": {}, "finish_reason": "stop"}])))
     if usage is not None:

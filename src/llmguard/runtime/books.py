@@ -36,24 +36,27 @@ class LedgerBooks:
         self._spools = spools
         self._budgets = budgets
         self._own_budget = own_budget
+        self._adopted: list[Settle | Release] = []
 
-    def prepare(self) -> None:
-        """Make the schema ready, and ship what dead processes left behind before sums are read."""
+    def prepare(self) -> list[Settle | Release]:
+        """Make the schema ready, and :meth:`adopt` before sums are read."""
         self._ledger.make_ready()
-        self._ledger.adopt(self._spools, on_settled=_ignore, on_released=_ignore)
+        return self.adopt()
 
     def adopt(self) -> list[Settle | Release]:
-        """Ship the spools of dead processes; what became of their calls, for the store."""
-        moves: list[Settle | Release] = []
+        """Ship the spools of dead processes; what became of their calls, for a store that remembers their leases.
 
-        def settled(records: Sequence[SettleRecord]) -> None:
-            moves.extend(_settle(record) for record in records)
+        What was found before an error is returned the next time.
+        """
+        self._ledger.adopt(self._spools, on_settled=self._settled, on_released=self._released)
+        found, self._adopted = self._adopted, []
+        return found
 
-        def released(rids: Sequence[str]) -> None:
-            moves.extend(Release(rid) for rid in rids)
+    def _settled(self, records: Sequence[SettleRecord]) -> None:
+        self._adopted.extend(_settle(record) for record in records)
 
-        self._ledger.adopt(self._spools, on_settled=settled, on_released=released)
-        return moves
+    def _released(self, rids: Sequence[str]) -> None:
+        self._adopted.extend(Release(rid) for rid in rids)
 
     def truth(self) -> Truth:
         """Sums of all current windows, and the calls counted in them that the store might be told of again."""
@@ -116,7 +119,3 @@ def _settle(record: SettleRecord) -> Settle:
 
 def _charges(buckets: Iterable[BucketCharge]) -> tuple[Charge, ...]:
     return tuple(Charge(b.name, b.amount, b.window_end, b.unit == "calls") for b in buckets)
-
-
-def _ignore(_: object) -> None:
-    """The store is loaded from the sums that are read next."""

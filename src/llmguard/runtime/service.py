@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from llmguard.core.exchange import Ending, Exchange
-from llmguard.core.moves import Again, Assert, Done, Renew
+from llmguard.core.moves import Again, Assert, Done, Move, Renew
 from llmguard.errors import GuardUnavailable, LLMGuardError
 from llmguard.ledger import Ledger, Shipper, Spool
 from llmguard.runtime.aio import AsyncRuntime
@@ -134,11 +134,12 @@ class Service:
         self.link.repay()
         if self.health.ledger is not None:
             try:
-                await asyncio.to_thread(self._books.prepare)
+                adopted = await asyncio.to_thread(self._books.prepare)
             except GuardUnavailable as error:
                 self.health.ledger = str(error)
                 return
             self.health.ledger = None
+            self._tell(adopted)
         try:
             if await self.link.cold():
                 await self.link.load(self._books.truth)
@@ -172,15 +173,17 @@ class Service:
                 raise
 
     async def _adopt(self) -> None:
-        for move in await asyncio.to_thread(self._books.adopt):
+        self._tell(await asyncio.to_thread(self._books.adopt))
+
+    def _tell(self, moves: Iterable[Move]) -> None:
+        for move in moves:
             self.link.tell(move)
 
     async def _reconcile(self) -> None:
         """Settle again what the ledger has and the store does not know, by rid."""
         settled = {move.rid: move for move in await asyncio.to_thread(self._books.recent)}
         missing = await self.link.unknown(list(settled)) if settled else []
-        for rid in missing:
-            self.link.tell(settled[rid])
+        self._tell(settled[rid] for rid in missing)
         self.drift = len(missing)
         if missing:
             log.warning("the quota store had not heard of %d settled calls; they were settled again", len(missing))
