@@ -83,8 +83,11 @@ def test_two_commands_on_a_fresh_machine(tmp_path: Path) -> None:
         assert reply.json()["choices"][0]["message"]["role"] == "assistant"
         tokens = reply.json()["usage"]["total_tokens"]
 
+        advised = shlex.split(printed.partition("in another terminal:")[2].splitlines()[0])
+        assert advised[1:] == ["report", "--by", "team,env,feature", "--since", "1d"]
+
         def reported() -> list[list[str]]:
-            done = run(tmp_path, "report", "--by", "team,env,feature", "--since", "1d")
+            done = subprocess.run(advised, capture_output=True, text=True, env=CLEAN, cwd=tmp_path, check=False)
             assert done.returncode == 0, done.stderr
             return [line.split() for line in done.stdout.splitlines()[1:]]
 

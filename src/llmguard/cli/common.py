@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MEMORY = "memory://"
+"""The store that lives in the serving process, where no command can see it."""
+
 ConfigOption = Annotated[
     str | None,
     typer.Option("--config", help="Configuration file (LLMGUARD_CONFIG; else ./llmguard.yaml; else development mode)."),

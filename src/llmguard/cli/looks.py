@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from llmguard.cli.spools import MEMORY, nearest, unwritable
+from llmguard.cli.common import MEMORY
+from llmguard.cli.spools import nearest, unwritable
 from llmguard.config import Provider
 from llmguard.config.secrets import ledger_file
 from llmguard.errors import ConfigError, LLMGuardError

@@ -4,17 +4,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmguard.cli.common import ConfigOption, open_guard, open_ledger, say
-from llmguard.errors import ConfigError, Problem
+from llmguard.cli.common import MEMORY, ConfigOption, open_guard, open_ledger, say
+from llmguard.errors import ConfigError, Problem, StoreUnavailable
 
 if TYPE_CHECKING:
     from llmguard.config import Config
@@ -46,6 +48,7 @@ def serve(
     host, port, workers = host or settings.host, port or settings.port, workers or settings.workers
     _check_options(guard.config, host, workers)
     _check_machine(guard.config, host, port)
+    _check_store(guard)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if guard.config.development:
@@ -63,7 +66,7 @@ def _check_options(config: Config, host: str, workers: int) -> None:
     if config.development and not _is_loopback(host):
         fix = "listen on 127.0.0.1, or write an llmguard.yaml"
         problems.append(Problem("--host", f"{host} is not loopback, and this is development mode", fix))
-    if workers > 1 and config.store == "memory://":
+    if workers > 1 and config.store == MEMORY:
         fix = "use one worker, or store: redis://localhost:6379/0"
         problems.append(Problem("--workers", f"{workers} workers with memory:// would each spend every budget", fix))
     if problems:
@@ -87,6 +90,16 @@ def _check_machine(config: Config, host: str, port: int) -> None:
     if trouble is not None:
         say(trouble)
         raise typer.Exit(1)
+
+
+def _check_store(guard: Guard) -> None:
+    """Raise ConfigError for a store that would lose spend; one that is away is waited for, not ready."""
+    if guard.config.store == MEMORY:
+        return
+    try:
+        asyncio.run(guard.check_store())
+    except StoreUnavailable as error:
+        say(f"{error}; no call with a budget is taken until it does")
 
 
 def _taken(host: str, port: int) -> str | None:
@@ -122,6 +135,12 @@ Try it:
   curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
     -d '{{"model": "sandbox/echo", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-Then, in another terminal:  llmguard report --by team,env,feature --since 1d
+Then, in another terminal:  {_program()} report --by team,env,feature --since 1d
 """
     )
+
+
+def _program() -> str:
+    """This program as it was called, for lines that are meant to be copied."""
+    called = sys.argv[0]
+    return f"{sys.executable} -m llmguard" if called.endswith("__main__.py") else called

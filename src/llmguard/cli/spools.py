@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmguard.cli.common import say
+from llmguard.cli.common import MEMORY, say
 from llmguard.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from llmguard.core.moves import Move
     from llmguard.guard import Guard
     from llmguard.ledger import Ledger
-
-MEMORY = "memory://"
 
 
 def ship_dead_spools(guard: Guard, ledger: Ledger) -> None:
