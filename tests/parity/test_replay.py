@@ -192,14 +192,9 @@ def _as_expected(case: Case, row: Mapping[str, Any]) -> bool:
 
 
 def test_nothing_is_left_running_or_unrecorded(world: World) -> None:
-    metrics = dict(
-        line.rsplit(" ", 1)
-        for line in httpx2.get(f"{world.served.url}/metrics").text.splitlines()
-        if not line.startswith("#")
-    )
-    assert float(metrics["llmguard_live_calls"]) == float(metrics["llmguard_spool_records_unshipped"]) == 0
-    closed = sum(float(number) for name, number in metrics.items() if name.startswith("llmguard_calls_total"))
-    assert closed == len(world.served.rows())
+    metric = world.served.metric
+    assert metric("llmguard_live_calls") == metric("llmguard_spool_records_unshipped") == 0
+    assert metric("llmguard_calls_total") == len(world.served.rows())
 
 
 def test_recorded_reads_of_what_is_not_the_callers_are_refused(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -107,6 +108,11 @@ class Gateway:
         finally:
             engine.dispose()
         return [row for row in rows if all(row[name] == value for name, value in where.items())]
+
+    def metric(self, name: str) -> float:
+        """A metric's present value, summed over its labels."""
+        lines = httpx2.get(f"{self.url}/metrics", timeout=5).text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[ {{]", line))
 
     def wait_for_rows(self, count: int, timeout: float = 10.0, **where: Any) -> list[dict[str, Any]]:
         """The rows, once there are at least ``count``."""
