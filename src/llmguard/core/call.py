@@ -72,7 +72,9 @@ class Call:
     provider that the body or path names; ``server_context`` says that such an object adds unseen input, which then
     counts as the model's whole context window. ``writes_cache`` says that the prompt may be billed at a dearer
     cache-write rate, ``audio`` that input or output may be audio, ``hidden_output`` that output is billed which a
-    stream does not show (reasoning), so that cutting the stream does not bound its cost.
+    stream does not show (reasoning), so that cutting the stream does not bound its cost. ``service_tier`` is the
+    provider's tier of service that the caller asks for, in the provider's word. ``web_searches`` and
+    ``file_searches`` are the most searches that tools of the provider may make for this call, 0 where it has none.
     ``op`` and ``upstream`` come from the route: what kind of operation it is (`generate`, `free`, `object`,
     `passthrough`) and the provider that its path names. ``raw_headers`` are the request's headers as they came.
     """
@@ -99,6 +101,9 @@ class Call:
     writes_cache: bool = False
     audio: bool = False
     hidden_output: bool = False
+    service_tier: str | None = None
+    web_searches: int = 0
+    file_searches: int = 0
     reads: tuple[ObjectRef, ...] = ()
     creates: str | None = None
     deletes: ObjectRef | None = None

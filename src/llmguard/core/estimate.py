@@ -22,10 +22,10 @@ _CALLS_LEFT_STRICT = 1_000
 class Estimate:
     """The worst and the likely cost of one call.
 
-    ``input_tokens`` is an upper bound or, with ``exact``, counted. ``fixed_femto`` is what input and request fee cost
-    at the dearest rate that may apply; ``output_femto`` is the price of one output token of every choice together.
+    ``input_tokens`` is an upper bound or, with ``exact``, counted. ``fixed_femto`` is what input and fees cost at the
+    dearest rate that may apply; ``output_femto`` is the price of one output token of every choice together.
     ``expected`` and ``max_output`` are the likely and the largest output of one choice; ``hidden_tokens`` is unseen
-    input that only the cap counts.
+    input that only the cap counts, as it counts ``hidden_femto``: that input and the fees of further searches.
     """
 
     input_tokens: int
@@ -93,7 +93,8 @@ class Estimate:
 def estimate(call: Call, quote: Quote, prompt_tokens: int | None) -> Estimate:
     """Estimate a call; ``prompt_tokens`` is the exact count of its text, None for the upper bound from its bytes.
 
-    A stream whose output is seen can be cut, so its cap ends one step after what is expected.
+    A stream whose output is seen can be cut, so its cap ends one step after what is expected. Of the searches that
+    tools at the provider may make, one of each kind is expected and the others count in the cap only.
     """
     price = quote.price
     text = call.prompt_bytes if prompt_tokens is None else prompt_tokens
@@ -108,14 +109,18 @@ def estimate(call: Call, quote: Quote, prompt_tokens: int | None) -> Estimate:
         largest = 0
     elif call.stream and not call.hidden_output:
         largest = min(largest, expected + STEP)
+    fees = worst_fees = 0
+    if call.web_searches or call.file_searches:
+        fees = price.searches(min(call.web_searches, 1), min(call.file_searches, 1))
+        worst_fees = price.searches(call.web_searches, call.file_searches) - fees
     return Estimate(
         tokens,
         prompt_tokens is not None,
         expected,
         largest,
         call.choices,
-        tokens * input_rate + price.per_request,
-        hidden * input_rate,
+        tokens * input_rate + price.per_request + fees,
+        hidden * input_rate + worst_fees,
         max(rates.output, audio_out) * call.choices,
         hidden,
     )

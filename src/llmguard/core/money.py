@@ -14,6 +14,9 @@ from llmguard.core.usage import Usage
 NANO = 10**9
 FEMTO_PER_NANO = 10**6
 
+PLAIN_TIERS = frozenset(("", "default", "standard", "on_demand", "flex", "batch", "scale", "provisioned"))
+"""Service tiers of providers that never cost more than the plain price of a model."""
+
 
 def nano_from_usd(amount: Decimal | str | int) -> int:
     """Dollars to nano-USD, exactly. Raises ValueError when the amount is finer than a nano-dollar."""
@@ -62,7 +65,8 @@ class Cost:
 class Price:
     """What one model costs. ``tiers`` are (threshold, rates): the last one whose threshold the input exceeds applies.
 
-    ``per_request`` is femto-USD charged once per call. ``version`` says which catalog and date the numbers came from.
+    ``per_request`` is femto-USD charged once per call, ``per_web_search`` and ``per_file_search`` once per search of
+    the provider's tools. ``version`` says which catalog and date the numbers came from.
     """
 
     rates: Rates
@@ -70,6 +74,8 @@ class Price:
     tiers: tuple[tuple[int, Rates], ...] = ()
     per_request: int = 0
     known: bool = True
+    per_web_search: int = 0
+    per_file_search: int = 0
 
     def at(self, input_tokens: int) -> Rates:
         """The rates that apply to a call with this much input."""
@@ -78,6 +84,10 @@ class Price:
             if input_tokens > threshold:
                 chosen = rates
         return chosen
+
+    def searches(self, web: int, file: int) -> int:
+        """Femto-USD for so many searches."""
+        return web * self.per_web_search + file * self.per_file_search
 
     def cost(self, usage: Usage) -> Cost:
         """Exact cost of one call, rounded up to the nano-dollar once."""
@@ -91,6 +101,8 @@ class Price:
         else:
             femto_out = usage.output_tokens * rates.output
         femto_in += self.per_request
+        if usage.web_searches or usage.file_searches:
+            femto_in += self.searches(usage.web_searches or 0, usage.file_searches or 0)
         total = -(-(femto_in + femto_out) // FEMTO_PER_NANO)
         input_part = femto_in // FEMTO_PER_NANO
         return Cost(total, input_part, total - input_part)

@@ -17,11 +17,13 @@ class Reader(Protocol):
 
     ``usage`` is None until the provider reported it. ``generated`` is the number of output tokens seen so far,
     estimated from the text that passed. ``finished`` is True once the dialect's terminal event was seen whole.
-    ``failed`` is True when the stream carried an error event instead of an answer.
+    ``failed`` is True when the stream carried an error event instead of an answer. ``service_tier`` is the tier that
+    really served the call, None until the provider said so.
     """
 
     usage: Usage | None
     model: str | None
+    service_tier: str | None
     finish_reason: str | None
     generated: int
     finished: bool
@@ -98,8 +100,12 @@ class Quote:
 class PriceBook(Protocol):
     """Looks up prices by configured provider name and model, the overlay first."""
 
-    def quote(self, provider: str, model: str) -> Quote:
-        """The quote for a model; an unknown one gets the provider's dearest price with ``price.known`` False."""
+    def quote(self, provider: str, model: str, tier: str | None = None) -> Quote:
+        """The quote for a model; an unknown one gets the provider's dearest price with ``price.known`` False.
+
+        ``tier`` is the provider's word for a tier of service, None for the plain one. One whose price is not known is
+        quoted at the most that such a tier costs, likewise not ``known``; `auto` at the dearest that it may become.
+        """
         ...
 
 

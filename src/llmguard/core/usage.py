@@ -28,7 +28,7 @@ for _source in Source:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one call."""
+    """Tokens of one call, and the searches that the provider's own tools made and bill one by one."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -39,3 +39,5 @@ class Usage:
     input_audio_tokens: int | None = None
     cached_audio_tokens: int | None = None
     output_audio_tokens: int | None = None
+    web_searches: int | None = None
+    file_searches: int | None = None

@@ -111,12 +111,14 @@ class SSEReader:
         "finished",
         "generated",
         "model",
+        "service_tier",
         "usage",
     )
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
         self.model: str | None = None
+        self.service_tier: str | None = None
         self.finish_reason: str | None = None
         self.generated = 0
         self.finished = False

@@ -91,12 +91,23 @@ class Unknown:
 class UnknownReader:
     """Passes everything on at once; of a whole reply it reads which object it made."""
 
-    __slots__ = ("_call", "created", "failed", "finish_reason", "finished", "generated", "model", "usage")
+    __slots__ = (
+        "_call",
+        "created",
+        "failed",
+        "finish_reason",
+        "finished",
+        "generated",
+        "model",
+        "service_tier",
+        "usage",
+    )
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self.usage: Usage | None = None
         self.model: str | None = None
+        self.service_tier: str | None = None
         self.finish_reason: str | None = None
         self.generated = 0
         self.finished = False

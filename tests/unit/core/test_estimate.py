@@ -85,3 +85,14 @@ def test_a_strict_bucket_is_counted_exactly_much_earlier() -> None:
     cap = strict.fixed + strict.per_output * guess.max_output
     assert guess.fits_often(strict, 10**12 - 1_000 * strict.estimate, 10**12 - 1_000 * cap)
     assert not guess.fits_often(strict, 10**12 - 1_000 * strict.estimate + 1, 0)
+
+
+def test_a_search_tool_holds_one_search_and_caps_all_that_it_may_make() -> None:
+    price = Price(PRICE.rates, "test", per_web_search=10 * 10**12, per_file_search=25 * 10**11)
+    quote = Quote(price, 16_384, 128_000)
+    plain = estimate(call(), quote, 1_000)
+    web = estimate(call(web_searches=5), quote, 1_000)
+    assert (web.nano - plain.nano, web.cap_nano - plain.cap_nano) == (nano_from_usd("0.01"), nano_from_usd("0.05"))
+    both = estimate(call(web_searches=1, file_searches=3), quote, 1_000)
+    assert both.nano - plain.nano == nano_from_usd("0.0125")
+    assert both.cap_nano - plain.cap_nano == nano_from_usd("0.0175")

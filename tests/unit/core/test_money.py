@@ -58,6 +58,14 @@ def test_the_tier_above_a_threshold_prices_the_whole_call() -> None:
     assert price.cost(Usage(200_001, 10)).total == 400_032
 
 
+def test_searches_are_charged_one_by_one_beside_the_tokens() -> None:
+    price = Price(Rates(1, 1), "t", per_web_search=10 * 10**12, per_file_search=25 * 10**11)
+    assert price.cost(Usage(0, 0, web_searches=3)).total == 30_000_000  # $10 per thousand
+    cost = price.cost(Usage(0, 0, web_searches=1, file_searches=2))
+    assert (cost.total, cost.input, cost.output) == (15_000_000, 15_000_000, 0)
+    assert price.cost(Usage(0, 0, web_searches=0)).total == 0
+
+
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**7), st.integers(0, 10**7))
 def test_a_cost_is_never_less_than_exact_and_never_a_whole_nano_more(
     i: int, o: int, rate_in: int, rate_out: int
