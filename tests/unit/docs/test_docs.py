@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from llmguard.cli.root import app
-from llmguard.config import check, load
+from llmguard.config import check, load, units
 from llmguard.core.decision import Refuse
 from llmguard.ledger import Ledger
 from llmguard.providers.base import llmguard_object
@@ -95,6 +95,24 @@ def test_there_is_a_block_of_each_kind() -> None:
 def test_every_key_of_the_configuration_is_documented() -> None:
     assert config_tables.tables() == list(config_tables.SECTIONS)
     assert config_tables.page() == config_tables.PAGE.read_text(), "run: python -m tests.support.config_tables"
+
+
+def test_every_size_is_written_so() -> None:
+    parsers = {
+        "money": units.money,
+        "tokens": units.tokens,
+        "price per token": units.price,
+        "rate": units.rate,
+        "length of time": units.duration,
+        "bytes": units.size,
+        "share": units.share,
+    }
+    text = config_tables.PAGE.read_text().partition("## How sizes are written")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z ]+) \| (.*`.*) \|$", text, re.MULTILINE)
+    assert [name for name, _ in rows] == list(parsers)
+    for name, examples in rows:
+        for example in re.findall(r"`([^`]+)`", examples):
+            parsers[name](example)
 
 
 def test_every_section_of_the_configuration_has_a_table() -> None:
