@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -16,14 +15,12 @@ from typing import Any
 
 import httpx2
 import pytest
-import sqlalchemy as sa
-from redis import Redis
 
 from llmguard.core.money import usd_string
-from llmguard.ledger.engine import create_engine
 from tests.support import postgres
 from tests.support.gateway import Gateway, gateway
 from tests.support.load import CHAT, Body, Outcome, load, metered, steady_port, usage_of
+from tests.support.sight import check_store, entries
 from tests.support.upstream import Upstream, upstream
 from tests.support.valkey import ValkeyServer
 
@@ -66,7 +63,8 @@ def reached(provider: Upstream) -> set[str]:
 
 def check_rows(served: Gateway, outcomes: Sequence[Outcome], sent: set[str]) -> Counter[str]:
     """Every call that went out has one row; one that was delivered, its provider's usage. Counts the sources."""
-    rows, caps = served.rows(), held_at_most(served)
+    rows = served.rows()
+    caps = {row["event_id"]: row["cap_nano"] for row in entries(served)}
     assert max(Counter(row["event_id"] for row in rows).values()) == 1
     by_user = defaultdict(list)
     for row in rows:
@@ -88,28 +86,6 @@ def check_rows(served: Gateway, outcomes: Sequence[Outcome], sent: set[str]) -> 
         assert row["cost_nano"] > 0
         assert row["usage_source"] == "provider" or row["cost_nano"] <= caps[str(row["event_id"])], row
     return Counter(row["usage_source"] for row in rows)
-
-
-def held_at_most(served: Gateway) -> dict[str, int]:
-    """What each call could cost at most, in nano-USD, by event id."""
-    engine = create_engine(json.loads(served.path.read_text())["ledger"])
-    try:
-        with engine.connect() as connection:
-            found = connection.execute(sa.text("SELECT event_id, cap_nano FROM llmguard_entries"))
-            return {str(event_id): int(cap) for event_id, cap in found}
-    finally:
-        engine.dispose()
-
-
-def levels(store: ValkeyServer) -> dict[str, Counter[str]]:
-    """What the store's buckets hold, by unit."""
-    found: dict[str, Counter[str]] = defaultdict(Counter)
-    with Redis.from_url(store.tcp_url, decode_responses=True) as client:
-        for name in client.scan_iter(match="*b:*"):
-            unit = name.partition("|")[0].rpartition(":")[2]
-            values = client.hgetall(name)
-            found[unit].update({k: int(values.get(k, 0)) for k in ("settled", "orphan", "held", "exposure")})
-    return found
 
 
 def not_ready(served: Gateway, within: float) -> str:
@@ -141,12 +117,9 @@ def test_sigterm_under_load_ends_all_calls_and_loses_and_doubles_none(tmp_path: 
         outcomes, sent = running.outcomes, reached(provider)
         answered = {outcome.user for outcome in outcomes if outcome.delivered}
         assert sent == answered, "calls that were running at the signal were not all delivered"
-        rows = served.rows()
         sources = check_rows(served, outcomes, sent)
         assert sources == {"provider": len(sent)}
-        kept = levels(store)
-        assert kept["usd"] == {"settled": sum(row["cost_nano"] for row in rows), "orphan": 0, "held": 0, "exposure": 0}
-        assert not +kept["calls"]
+        check_store(store, sum(row["cost_nano"] for row in served.rows()), timeout=0)
         assert list((tmp_path / "spool").iterdir()) == []
         served.process = None
 
@@ -237,13 +210,7 @@ def test_three_kills_on_postgresql_and_valkey(tmp_path: Path, provider: Upstream
                 running.stop()
             served.start()
             sources = check_rows(served, running.outcomes, reached(provider))
-            spent = sum(row["cost_nano"] for row in served.rows())
-            expected = {"settled": spent, "orphan": 0, "held": 0, "exposure": 0}
-            deadline = time.monotonic() + 5
-            while (kept := levels(store))["usd"] != expected and time.monotonic() < deadline:
-                time.sleep(0.1)
-            assert kept["usd"] == expected
-            assert not +kept["calls"]
+            check_store(store, sum(row["cost_nano"] for row in served.rows()))
             assert served.stop() == 0
     assert list((tmp_path / "spool").iterdir()) == []
     print(f"{len(running.outcomes)} calls, {len(running.delivered())} delivered, rows {dict(sources)}")

@@ -59,11 +59,15 @@ class Outcome:
 
 
 class Line:
-    """A keep-alive connection on which one call follows another. Raises OSError and EOFError (see :data:`BROKEN`)."""
+    """A keep-alive connection on which one call follows another. Raises what :data:`BROKEN` names.
 
-    def __init__(self, port: int, key: str) -> None:
+    ``receive`` is the size of its socket's buffer, in bytes.
+    """
+
+    def __init__(self, port: int, key: str, *, receive: int | None = None) -> None:
         self._port = port
         self._key = key
+        self._receive = receive
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.StreamReader
 
@@ -81,9 +85,21 @@ class Line:
     async def send(self, body: Body, *, path: str = CHAT) -> None:
         """Write a request."""
         if self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+            self._reader, self._writer = await self._dial()
         self._writer.write(encoded(body, self._key, path))
         await self._writer.drain()
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        sock = socket.socket()
+        try:
+            sock.setblocking(False)
+            if self._receive is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive)
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
+            return await asyncio.open_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
 
     async def head(self) -> tuple[int, dict[str, str]]:
         """Read a reply's head: status and headers, names in lower case."""
@@ -95,6 +111,10 @@ class Line:
         """Read the next chunk of a reply; empty at its end."""
         size = int(await self._reader.readuntil(b"\r\n"), 16)
         return (await self._reader.readexactly(size + 2))[:-2]
+
+    async def some(self) -> bytes:
+        """Whatever of a reply's body has come."""
+        return await self._reader.read(64 * 1024)
 
     async def _body(self, outcome: Outcome) -> None:
         length = outcome.headers.get("content-length")

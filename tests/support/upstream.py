@@ -156,12 +156,16 @@ class _Reader(asyncio.StreamReader):
 
 
 class Upstream:
-    """The running server. ``requests`` grows as requests arrive; ``bytes_sent`` counts what the sockets took."""
+    """The running server. ``requests`` grows as requests arrive; ``bytes_sent`` counts what the sockets took.
+
+    ``alive`` has the numbers of the connections that are open.
+    """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Seen] = []
         self.connections = 0
         self.open_connections = 0
+        self.alive: set[int] = set()
         self.bytes_sent = 0
         self._tls = tls
         self._standing: Answer | Callable[[Seen], Answer] = answer(json_body={})
@@ -231,6 +235,7 @@ class Upstream:
     async def _connection(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         number = self.connections
+        self.alive.add(number)
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._note(opened=1)
         try:
@@ -252,6 +257,7 @@ class Upstream:
                     await writer.wait_closed()
             finally:
                 writer.transport.abort()
+                self.alive.discard(number)
                 self._note(opened=-1)
 
     def _note(self, *, opened: int = 0, sent: int = 0) -> None:
