@@ -75,11 +75,13 @@ class Tombstone:
 
 
 class State:
-    """Everything one namespace holds. ``epoch`` 0 means cold; ``fence`` counts the turns to load it."""
+    """Everything one namespace holds.
+
+    ``epoch`` is the time from which on reserves are admitted, 0 for a cold store; ``fence`` counts turns to load it.
+    """
 
     def __init__(self) -> None:
         self.epoch = 0
-        self.opens_at = 0
         self.seq = 0
         self.rules = 0
         self.fence = 0

@@ -91,7 +91,7 @@ class Book(State):
     # ------------------------------------------------------------------ reserve
 
     def _reserve(self, move: Reserve, now: int) -> Answer:
-        if now < self.opens_at:
+        if now < self.epoch:
             return Again(now, "cold")
         if move.rules < self.rules:
             return Again(now, "stale")

@@ -72,12 +72,11 @@ def _create(state: State, move: Load, now: int) -> Answer:
 
 
 def open_epoch(state: State, move: Open, now: int) -> Answer:
-    if state.epoch and move.fence == state.epoch:
-        return Done(now, False)
-    if state.epoch or move.fence != state.fence:
+    if move.fence != state.fence:
         return Again(now, "gone")
-    state.epoch = state.fence
-    state.opens_at = now + move.grace_ms
+    if state.epoch:
+        return Done(now, False)
+    state.epoch = now + move.grace_ms
     state.turn_until = 0
     state.seq = max(state.seq, now * 1_000)  # above anything seen from a store that was flushed
     return Done(now, True)

@@ -17,18 +17,18 @@ local KEEP = 48 * 3600000
 local PARTS = 60
 local REAPED = 32
 local CHUNK = 1000
-local EXACT = 2 ^ 53
+local LARGE = 2 ^ 52
 
 -- Set by every batch; a library being loaded sees nothing of Lua's own.
 local call, floor, ceil, max, min
 local PREFIX, NOW, TESTED
 local IN, BLOBS                   -- the batch, flat, and its sets of buckets (see codec.py)
 local out, said                   -- the answer
-local EPOCH, OPENS_AT, SEEN, SEQ, RULES, FENCE, TURN_UNTIL, TURN_MS
-local stored, records, expiries   -- by rid: string or false; unpacked or false; 0 for none, -1 unchanged, false to delete
-local due                         -- by rid: when the reaper looks at the lease, or false
-local singles                     -- by name: value of a rate or trip, or false
-local buckets, sets, meters       -- by name; by blob; by name
+local OPENS_AT                    -- the epoch: from when on reserves are admitted, or 0 for a cold store
+local SEEN, SEQ, RULES, FENCE
+local entries                     -- what is known of each rid, by its place in the batch; reaped ones follow
+local singles, meters             -- values of rates and trips, by place in the batch; rates as numbers
+local buckets, sets               -- by name; by blob
 
 local function digits(number)
   return string.format('%.0f', number)
@@ -66,13 +66,9 @@ local function fetch(keys)
   return values
 end
 
-local function numbers(text)
-  if not text then return 0, 0, 0 end
-  local a, b, c = text:match('^(%d+) ?(%d*) ?(%d*)$')
-  return tonumber(a), tonumber(b) or 0, tonumber(c) or 0
-end
-
--- The header of a batch: how many rids, rids, how many other single keys, their names. Returns where moves begin.
+-- An entry is {rid, its record or false, expiry of the record to write, when the reaper looks at it}. The record is
+-- packed until it is wanted. No expiry: nothing to write; 0: for good; -1: as it is. A false one deletes the record or
+-- ends the reaper's interest. Returns where moves begin.
 local function open_batch()
   local m = IN
   local rids = m[1]
@@ -82,21 +78,14 @@ local function open_batch()
   for i = 1, rids do keys[i + 4] = of_rid .. m[i + 1] end
   for i = 1, others do keys[rids + i + 4] = PREFIX .. m[rids + i + 2] end
   local values = fetch(keys)
-  for i = 1, rids do stored[m[i + 1]] = values[i + 4] end
-  for i = 1, others do singles[m[rids + i + 2]] = values[rids + i + 4] end
-  EPOCH, OPENS_AT = numbers(values[1])
-  SEEN = tonumber(values[2] or 0)
+  for i = 1, rids do entries[i] = {m[i + 1], values[i + 4], nil, nil} end
+  for i = 1, others do singles[i] = values[rids + i + 4] end
+  OPENS_AT, SEEN, RULES, FENCE = (values[1] or 0) + 0, (values[2] or 0) + 0, (values[3] or 0) + 0, values[4]
   SEQ = SEEN + 1
-  RULES = tonumber(values[3] or 0)
-  FENCE, TURN_UNTIL, TURN_MS = numbers(values[4])
   return rids + others + 3
 end
 
--- Moves name rids and other single keys by their place in the header.
-local function rid_at(a)
-  return IN[IN[a] + 1]
-end
-
+-- Moves name other single keys by their place, too.
 local function name_at(a)
   return IN[IN[1] + IN[a] + 2]
 end
@@ -106,23 +95,25 @@ end
 -- A tombstone is {status, rev, then the amounts charged}.
 local TAKEN = 8
 
-local function record(rid)
-  local value = records[rid]
-  if value == nil then
-    value = stored[rid] and cmsgpack.unpack(stored[rid])
-    records[rid] = value
+local function record(entry)
+  local value = entry[2]
+  if value and entry[3] == nil and type(value) == 'string' then
+    value = cmsgpack.unpack(value)
+    entry[2] = value
   end
   return value
 end
 
-local function keep(rid, value, expires)
-  records[rid] = value
-  expiries[rid] = expires
+local function keep(entry, value, expires)
+  entry[2], entry[3] = value, expires
 end
 
-local function push(rid, lease, at)
-  lease[5] = at
-  due[rid] = at
-  records[rid] = lease
-  expiries[rid] = 0
+local function push(entry, lease, due)
+  lease[5] = due
+  entry[2], entry[3], entry[4] = lease, 0, due
+end
+
+-- End the reaper's interest in a lease and put `value` in its place.
+local function finish(entry, value, expires)
+  entry[2], entry[3], entry[4] = value, expires, false
 end

@@ -2,8 +2,9 @@
 -- sub-bucket), since (the batch that made it) and s<slot>, o<slot> (what is settled and orphaned in a sub-bucket).
 -- Kind is 0 for a calendar window or a total, -1 for live calls, else the length of a rolling window in ms.
 --
--- Amounts are whole numbers, exact as doubles below 2^53 (9 million dollars) and then written as they stand. Beyond, a
--- batch adds what it changed (d_*) by HINCRBY, which is exact to 9 billion; only comparisons round there.
+-- Amounts are whole numbers, exact as doubles below 2^53 (9 million dollars): they are written as they stand at the end
+-- of the batch. A bucket that holds half as much already is `large`: every change of it goes out at once by HINCRBY,
+-- which is exact to 9 billion, and only comparisons round.
 
 -- Move a rolling window on: what its oldest sub-buckets held leaves the sums.
 local function roll(b)
@@ -22,8 +23,11 @@ local function roll(b)
       orphan = orphan + (values[i + 1] or 0)
     end
     b.forgotten = fields
-    b.settled, b.orphan = b.settled - settled, b.orphan - orphan
-    b.d_settled, b.d_orphan = b.d_settled - settled, b.d_orphan - orphan
+    b.settled, b.orphan, b.changed = b.settled - settled, b.orphan - orphan, true
+    if b.large then
+      call('HINCRBY', b.key, 'settled', -settled)
+      call('HINCRBY', b.key, 'orphan', -orphan)
+    end
   end
   if floor(slot / PARTS) ~= floor(b.slot / PARTS) then b.alerts, b.told = '', true end
   b.slot, b.moved = slot, true
@@ -41,11 +45,18 @@ local function bucket(name, kind)
   else
     v = call('HMGET', key, 'settled', 'held', 'exposure', 'orphan', 'alerts')
   end
-  b = {
-    key = key, kind = kind, exists = v[2] and true or false, since = 0,
-    settled = (v[1] or 0) + 0, held = (v[2] or 0) + 0, exposure = (v[3] or 0) + 0, orphan = (v[4] or 0) + 0,
-    d_settled = 0, d_held = 0, d_exposure = 0, d_orphan = 0, d_denied = 0, alerts = v[5] or '',
-  }
+  if v[2] then
+    local settled, held, exposure, orphan = v[1] + 0, v[2] + 0, v[3] + 0, v[4] + 0
+    b = {
+      key = key, kind = kind, exists = true, since = 0, changed = false, large = settled + exposure + orphan >= LARGE,
+      settled = settled, held = held, exposure = exposure, orphan = orphan, alerts = v[5],
+    }
+  else
+    b = {
+      key = key, kind = kind, exists = false, since = 0, changed = false, large = false,
+      settled = 0, held = 0, exposure = 0, orphan = 0, alerts = false,
+    }
+  end
   if kind > 0 then
     b.step, b.parts, b.slot, b.since = floor(kind / PARTS), {}, (v[6] or -1) + 0, (v[7] or 0) + 0
     if b.exists then roll(b) end
@@ -61,9 +72,13 @@ local function make(b, window_end)
     if NOW >= window_end + KEEP then return false end
     b.expires = window_end + KEEP
   end
-  b.exists, b.made = true, true
+  b.exists, b.made, b.changed = true, true, true
   if b.kind > 0 then b.slot, b.since, b.moved = floor(NOW / b.step), SEQ, true end
   return true
+end
+
+local function add(b, field, amount)
+  if amount ~= 0 then call('HINCRBY', b.key, field, amount) end
 end
 
 local function charge(b, slot, settled, orphan)
@@ -73,13 +88,19 @@ local function charge(b, slot, settled, orphan)
     b.parts['s' .. part] = (b.parts['s' .. part] or 0) + settled
     b.parts['o' .. part] = (b.parts['o' .. part] or 0) + orphan
   end
-  b.settled, b.d_settled = b.settled + settled, b.d_settled + settled
-  b.orphan, b.d_orphan = b.orphan + orphan, b.d_orphan + orphan
+  b.settled, b.orphan, b.changed = b.settled + settled, b.orphan + orphan, true
+  if b.large then
+    add(b, 'settled', settled)
+    add(b, 'orphan', orphan)
+  end
 end
 
 local function hold(b, held, exposure)
-  b.held, b.d_held = b.held + held, b.d_held + held
-  b.exposure, b.d_exposure = b.exposure + exposure, b.d_exposure + exposure
+  b.held, b.exposure, b.changed = b.held + held, b.exposure + exposure, true
+  if b.large then
+    add(b, 'held', held)
+    add(b, 'exposure', exposure)
+  end
 end
 
 -- End live calls: the bucket that counts them exists only while there are any.
@@ -117,7 +138,7 @@ end
 -- Thresholds: `alerts` is a level below which all are told, then each told one: "0 500 800 ".
 local function newly_crossed(b, mark)
   if not b.exists or mark > b.settled + b.orphan then return false end
-  if b.alerts == '' then b.alerts = '0 ' end
+  if not b.alerts or b.alerts == '' then b.alerts = '0 ' end
   if mark <= tonumber(b.alerts:match('^%d+')) then return false end
   local word = ' ' .. digits(mark) .. ' '
   if b.alerts:find(word, 1, true) then return false end
@@ -125,28 +146,16 @@ local function newly_crossed(b, mark)
   return true
 end
 
-local function add(b, field, amount)
-  if amount ~= 0 then call('HINCRBY', b.key, field, amount) end
-end
-
 local function write_bucket(b)
   if not b.exists then
-    if b.d_held ~= 0 then call('DEL', b.key) end
+    if b.changed then call('DEL', b.key) end
     return
   end
-  local changed = b.made or b.d_settled ~= 0 or b.d_held ~= 0 or b.d_exposure ~= 0 or b.d_orphan ~= 0
-  local after = b.settled + b.orphan + b.exposure
-  local before = after - b.d_settled - b.d_orphan - b.d_exposure
   if b.forgotten then call('HDEL', b.key, unpack(b.forgotten)) end
-  if b.absolute then call('HSET', b.key, 'settled', b.absolute) end
-  if changed and (b.absolute or before >= EXACT or after >= EXACT) then
-    for _, field in ipairs({'settled', 'held', 'exposure', 'orphan'}) do
-      call('HINCRBY', b.key, field, b['d_' .. field])
-    end
-  elseif changed then
+  if b.changed and not b.large then
     call('HSET', b.key, 'settled', b.settled, 'held', b.held, 'exposure', b.exposure, 'orphan', b.orphan)
   end
-  add(b, 'denied', b.d_denied)
+  if b.denied then call('HINCRBY', b.key, 'denied', b.denied) end
   if b.told then call('HSET', b.key, 'alerts', b.alerts) end
   if b.parts then
     for field, amount in pairs(b.parts) do add(b, field, amount) end

@@ -1,12 +1,14 @@
 -- Rates by GCRA: STRING g:<name> "<used> <at>", in calls x period_ms (see core/gcra.py).
 -- A rate in a batch is: name, limit, period, cost.
 
-local function meter(name)
-  local m = meters[name]
+-- The meter whose place stands at `r`.
+local function meter(r)
+  local place = IN[r]
+  local m = meters[place]
   if not m then
-    local used, at = numbers(singles[name])
-    m = {used = used, at = at}
-    meters[name] = m
+    local used, at = (singles[place] or '0 0'):match('^(%d+) (%d+)$')
+    m = {used = used + 0, at = at + 0}
+    meters[place] = m
   end
   return m
 end
@@ -25,7 +27,7 @@ end
 -- Add the costs of the rates that stand at `a`, or take them out again (`sign` -1).
 local function fill(a, sign)
   for r = a + 1, a + 4 * IN[a], 4 do
-    local m, limit = meter(name_at(r)), IN[r + 1]
+    local m, limit = meter(r), IN[r + 1]
     m.used = max(0, used(m, limit) + sign * IN[r + 3] * IN[r + 2])
     m.at = m.used > 0 and max(NOW, m.at) or 0
     m.limit = limit
@@ -36,18 +38,18 @@ end
 local function say_rates(a)
   for r = a + 1, a + 4 * IN[a], 4 do
     local limit, period = IN[r + 1], IN[r + 2]
-    local level = used(meter(name_at(r)), limit)
+    local level = used(meter(r), limit)
     say(floor((limit * period - level) / period))
     say(ceil(level / limit))
   end
 end
 
-local function write_meter(name, m)
+local function write_meter(place, m)
   if not m.limit then return end
+  local key = PREFIX .. IN[IN[1] + place + 2]
   if m.used == 0 then
-    call('DEL', PREFIX .. name)
+    call('DEL', key)
   else
-    local empty = m.at + ceil(m.used / m.limit)
-    call('SET', PREFIX .. name, digits(m.used) .. ' ' .. digits(m.at), 'PXAT', empty)
+    call('SET', key, digits(m.used) .. ' ' .. digits(m.at), 'PXAT', m.at + ceil(m.used / m.limit))
   end
 end

@@ -51,7 +51,7 @@ end
 
 local function deny_money(why, place, set, alerts)
   local b = set[place]
-  if make(b, set.fields[6 * place - 3]) then b.d_denied = b.d_denied + 1 end
+  if make(b, set.fields[6 * place - 3]) then b.denied = (b.denied or 0) + 1 end
   deny(why, place, b, 0)
   say_crossed(alerts, set)
 end
@@ -63,8 +63,7 @@ local function take_out(lease, b, e, c)
   if b.kind < 0 then
     if live then give_back(b, e) end
   elseif live then
-    b.held, b.d_held = b.held - e, b.d_held - e
-    b.exposure, b.d_exposure = b.exposure - c, b.d_exposure - c
+    hold(b, -e, -c)
   else
     charge(b, slot_of(b.kind, lease[3]), 0, -e)
     if lease[5] > 0 then hold(b, 0, e - c) end
@@ -99,10 +98,7 @@ local function take(lease, blob, set, holds, output, part)
         if c < e then c = e end
       end
       lease[4], lease[t + 2 * i - 1], lease[t + 2 * i] = SEQ, e, c
-      if b.exists or make(b, set.fields[6 * i - 3]) then
-        b.held, b.d_held = b.held + e, b.d_held + e
-        b.exposure, b.d_exposure = b.exposure + c, b.d_exposure + c
-      end
+      if b.exists or make(b, set.fields[6 * i - 3]) then hold(b, e, c) end
     else
       lease[t + 2 * i - 1], lease[t + 2 * i] = -1, 0
     end
@@ -141,7 +137,7 @@ end
 
 local function gate(trips, rates, busy, set)
   for i = 1, IN[trips] do
-    if singles[name_at(trips + i)] then
+    if singles[IN[trips + i]] then
       deny(TRIPPED, i, nil, 0)
       return false
     end
@@ -151,7 +147,7 @@ local function gate(trips, rates, busy, set)
     return false
   end
   for r = rates + 1, rates + 4 * IN[rates], 4 do
-    local wait = wait_ms(meter(name_at(r)), IN[r + 1], IN[r + 2], IN[r + 3])
+    local wait = wait_ms(meter(r), IN[r + 1], IN[r + 2], IN[r + 3])
     if wait then
       deny(RATE, (r - rates + 3) / 4, nil, wait)
       return false
@@ -179,11 +175,11 @@ local function reserve(a)
   if NOW < OPENS_AT then return again(COLD) end
   if m[a + 8] < RULES then return again(STALE) end
   RULES = m[a + 8]
-  local rid, part, most, share, trips = m[m[a] + 1], m[a + 3], m[a + 4], m[a + 5], a + 10
+  local entry, part, most, share, trips = entries[m[a]], m[a + 3], m[a + 4], m[a + 5], a + 10
   local rates = trips + 1 + m[trips]
   local holds = rates + 1 + 4 * m[rates]
   local blob = BLOBS[m[a + 9]]
-  local lease, set, missing = record(rid), set_of(blob), part
+  local lease, set, missing = record(entry), set_of(blob), part
   if not lease then
     if part == MONEY then missing = BOTH end
   elseif lease[1] == HELD then
@@ -206,8 +202,7 @@ local function reserve(a)
     if lease then  -- its gate is undone, as if the call had never come
       fill(rates, -1)
       each_taken(lease, take_out)
-      due[rid] = false
-      keep(rid, false, false)
+      finish(entry, false, false)
     end
     return
   end
@@ -216,15 +211,15 @@ local function reserve(a)
   if missing ~= GATE and output < most then lease[7] = output end
   take(lease, blob, set, holds, output, missing)
   lease[6] = lease[6] + missing
-  push(rid, lease, NOW + m[a + 2])
+  push(entry, lease, NOW + m[a + 2])
   admit(lease, set, rates, 0)
   if missing ~= GATE and m[alerts] > 0 then say_crossed(alerts, set) else say(0) end
 end
 
 -- Extend: rid, lease_ms, set, holds, alerts
 local function extend(a)
-  local rid, blob, holds = rid_at(a), BLOBS[IN[a + 2]], a + 3
-  local lease = record(rid)
+  local entry, blob, holds = entries[IN[a]], BLOBS[IN[a + 2]], a + 3
+  local lease = record(entry)
   if not lease or lease[1] ~= HELD then return again(GONE) end
   local set, had, why, place = set_of(blob), {}, nil, nil
   each_taken(lease, function(_, b, e, c) had[b] = {e, c} end)
@@ -259,18 +254,18 @@ local function extend(a)
     t = t + 2 * old.n + 1
   end
   take(kept, blob, set, holds, 0, MONEY)
-  push(rid, kept, NOW + IN[a + 1])
+  push(entry, kept, NOW + IN[a + 1])
   set.shown = true
   done(1)
 end
 
 -- Assert: rid, owner, lease_ms, max_output, set, holds
 local function assert_lease(a)
-  local rid = rid_at(a)
-  if record(rid) then return done(0) end
+  local entry = entries[IN[a]]
+  if record(entry) then return done(0) end
   local lease, blob = {HELD, IN[a + 1], NOW, 0, 0, BOTH, -1}, BLOBS[IN[a + 4]]
   take(lease, blob, set_of(blob), a + 5, IN[a + 3], BOTH)
-  push(rid, lease, NOW + IN[a + 2])
+  push(entry, lease, NOW + IN[a + 2])
   done(1)
 end
 
@@ -288,14 +283,14 @@ end
 local function renew(a)
   local count, gone = IN[a + 2], {}
   for i = a + 3, a + 2 + count do
-    local rid = rid_at(i)
-    local lease = record(rid)
+    local entry = entries[IN[i]]
+    local lease = record(entry)
     if lease and lease[1] <= ORPHAN and lease[2] == IN[a] then
       if lease[1] == ORPHAN then
         each_taken(lease, revive)
         lease[1] = HELD
       end
-      push(rid, lease, NOW + IN[a + 1])
+      push(entry, lease, NOW + IN[a + 1])
     else
       gone[#gone + 1] = i - a - 3
     end
@@ -306,13 +301,13 @@ end
 -- Settle: rid, rev, at, set, amounts (one for each bucket of the set), corrections (how many, rates)
 local function settle(a)
   local m = IN
-  local rid, rev, set = m[m[a] + 1], m[a + 1], set_of(BLOBS[m[a + 3]])
-  local old, before = record(rid), nil
+  local entry, rev, set = entries[m[a]], m[a + 1], set_of(BLOBS[m[a + 3]])
+  local old, before = record(entry), nil
   if not old then
     if NOW - m[a + 2] >= HORIZON then return again(GONE) end
   elseif old[1] <= ORPHAN then
     each_taken(old, take_out)
-    due[rid] = false
+    entry[4] = false
     fill(a + 4 + set.n, 1)
   elseif rev <= old[2] then
     return done(0)
@@ -328,25 +323,25 @@ local function settle(a)
       if b.kind > 0 then
         charge(b, slot_of(b.kind, fields[6 * i - 3]) - 1, amount, 0)
       else
-        b.settled, b.d_settled = b.settled + amount, b.d_settled + amount
+        charge(b, 0, amount, 0)
       end
     end
   end
-  keep(rid, tombstone, NOW + HORIZON)
+  keep(entry, tombstone, NOW + HORIZON)
   done(1)
 end
 
 -- Release: rid, corrections (how many, rates)
 local function release(a)
-  local rid = rid_at(a)
-  local old = record(rid)
+  local entry = entries[IN[a]]
+  local old = record(entry)
   if old and old[1] >= SETTLED then return done(0) end
   if old then
     each_taken(old, take_out)
-    due[rid] = false
+    entry[4] = false
     fill(a + 1, 1)
   end
-  keep(rid, {RELEASED, -1}, NOW + HORIZON)
+  keep(entry, {RELEASED, -1}, NOW + HORIZON)
   done(1)
 end
 
@@ -356,7 +351,7 @@ local function expiry(b, window_end)
 end
 
 -- An expired lease becomes an orphan charge: the call is presumed dispatched.
-local function orphan(rid, lease)
+local function orphan(entry, lease)
   local expires, t = NOW + HORIZON, TAKEN
   while t <= #lease do
     local set = set_of(lease[t])
@@ -376,30 +371,39 @@ local function orphan(rid, lease)
     t = t + 2 * set.n + 1
   end
   lease[1] = ORPHAN
-  push(rid, lease, lease[5] + EXPOSED)
-  keep(rid, lease, expires)
+  push(entry, lease, lease[5] + EXPOSED)
+  keep(entry, lease, expires)
 end
 
 local function unexpose(lease, b, e, c)
   if b.kind >= 0 and b.exists and b.since <= lease[4] then hold(b, 0, e - c) end
 end
 
-local function reap()
-  local rids = call('ZRANGEBYSCORE', PREFIX .. 'leases', '-inf', NOW, 'LIMIT', 0, REAPED)
-  if #rids == 0 then return end
-  local keys = {}
+-- The entries of these rids, those that the batch names itself among them.
+local function entries_of(rids)
+  local places, keys, found = {}, {}, {}
+  for place, entry in ipairs(entries) do places[entry[1]] = place end
   for i = 1, #rids do keys[i] = PREFIX .. 'r:' .. rids[i] end
   local values = fetch(keys)
   for i = 1, #rids do
-    local rid = rids[i]
-    stored[rid], due[rid] = values[i], false
-    local lease = record(rid)
+    local place = places[rids[i]] or #entries + 1
+    entries[place] = {rids[i], values[i], nil, false}
+    found[i] = entries[place]
+  end
+  return found
+end
+
+local function reap()
+  local rids = call('ZRANGEBYSCORE', PREFIX .. 'leases', '-inf', NOW, 'LIMIT', 0, REAPED)
+  if #rids == 0 then return end
+  for _, entry in ipairs(entries_of(rids)) do
+    local lease = record(entry)
     if lease and lease[1] == HELD then
-      orphan(rid, lease)
+      orphan(entry, lease)
     elseif lease and lease[1] == ORPHAN then
       each_taken(lease, unexpose)
       lease[5] = 0
-      keep(rid, lease, -1)
+      keep(entry, lease, -1)
     end
   end
 end

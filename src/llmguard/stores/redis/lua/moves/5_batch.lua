@@ -2,40 +2,52 @@
 
 -- Trip: name, until
 local function trip(a)
-  local name, ends = name_at(a), IN[a + 1]
-  if singles[name] then return done(0) end
+  local place, ends = IN[a], IN[a + 1]
+  if singles[place] then return done(0) end
+  singles[place] = ends == 0 or ends > NOW
   if ends == 0 then
-    call('SET', PREFIX .. name, '1')
+    call('SET', PREFIX .. name_at(a), '1')
   elseif ends > NOW then
-    call('SET', PREFIX .. name, '1', 'PXAT', ends)
+    call('SET', PREFIX .. name_at(a), '1', 'PXAT', ends)
   end
-  singles[name] = ends == 0 or ends > NOW
   done(1)
 end
 
 -- Untrip: name
 local function untrip(a)
-  local name = name_at(a)
-  singles[name] = false
-  done(call('DEL', PREFIX .. name))
+  singles[IN[a]] = false
+  done(call('DEL', PREFIX .. name_at(a)))
 end
 
 -- Known: rids (how many, rids)
 local function known(a)
   local gone = {}
   for i = a + 1, a + IN[a] do
-    local tombstone = record(rid_at(i))
+    local tombstone = record(entries[IN[i]])
     if not tombstone or tombstone[1] ~= SETTLED then gone[#gone + 1] = i - a - 1 end
   end
   say_gone(gone, 0)
 end
 
+-- The fence: how many turns there were, until when the last one lasts, its length.
+local function read_fence()
+  local fence, turn_until, turn_ms = (FENCE or '0 0 0'):match('^(%d+) (%d+) (%d+)$')
+  return fence + 0, turn_until + 0, turn_ms + 0
+end
+
+local function write_fence(fence, turn_until, turn_ms)
+  FENCE = digits(fence) .. ' ' .. digits(turn_until) .. ' ' .. digits(turn_ms)
+  call('SET', PREFIX .. 'fence', FENCE)
+end
+
 -- Begin: lease_ms, rebuild. The loader wipes what is left itself, piece by piece (wipe.lua).
 local function begin(a)
+  local fence, turn_until = read_fence()
   say(5)
-  if NOW < TURN_UNTIL or (EPOCH > 0 and IN[a + 1] == 0) then return say(0) end
-  FENCE, TURN_MS, TURN_UNTIL, EPOCH = FENCE + 1, IN[a], NOW + IN[a], 0
-  say(FENCE)
+  if NOW < turn_until or (OPENS_AT > 0 and IN[a + 1] == 0) then return say(0) end
+  OPENS_AT = 0
+  write_fence(fence + 1, NOW + IN[a], IN[a])
+  say(fence + 1)
 end
 
 local function load_sum(amount, window_end, b, fence)
@@ -44,7 +56,9 @@ local function load_sum(amount, window_end, b, fence)
     local part = 's' .. slot
     charge(b, slot, amount - (call('HGET', b.key, part) or 0) - (b.parts[part] or 0), 0)
   else
-    b.absolute, b.settled, b.d_settled = amount, tonumber(amount), 0
+    call('HSET', b.key, 'settled', amount, 'held', digits(b.held), 'exposure', digits(b.exposure), 'orphan', digits(b.orphan))
+    b.settled = tonumber(amount)
+    b.large = b.large or b.settled >= LARGE
   end
   if fence > 0 then b.alerts, b.told = digits(b.settled) .. ' ', true end
 end
@@ -55,10 +69,11 @@ local function load_truth(a)
   local fence, sums, missing, changed = IN[a], a + 2, {}, 1
   local counted = sums + 4 * IN[a + 1]
   if fence > 0 then
-    if EPOCH > 0 or fence ~= FENCE then return again(GONE) end
-    TURN_UNTIL = NOW + TURN_MS
+    local last, _, turn_ms = read_fence()
+    if OPENS_AT > 0 or fence ~= last then return again(GONE) end
+    write_fence(fence, NOW + turn_ms, turn_ms)
   else
-    if EPOCH == 0 then return again(COLD) end
+    if OPENS_AT == 0 then return again(COLD) end
     changed = 0
     for s = sums, counted - 1, 4 do
       if not bucket(IN[s], IN[s + 3]).exists then missing[IN[s]], changed = true, 1 end
@@ -72,7 +87,7 @@ local function load_truth(a)
   for _ = 1, fence > 0 and IN[counted] or 0 do
     local tombstone = {SETTLED, IN[c + 1]}
     for i = 1, IN[c + 2] do tombstone[i + 2] = IN[c + 2 + i] end
-    keep(rid_at(c), tombstone, NOW + HORIZON)
+    keep(entries[IN[c]], tombstone, NOW + HORIZON)
     c = c + 3 + IN[c + 2]
   end
   done(changed)
@@ -80,10 +95,12 @@ end
 
 -- Open: fence, grace_ms
 local function open_epoch(a)
-  if EPOCH > 0 and IN[a] == EPOCH then return done(0) end
-  if EPOCH > 0 or IN[a] ~= FENCE then return again(GONE) end
-  EPOCH, OPENS_AT, TURN_UNTIL = FENCE, NOW + IN[a + 1], 0
+  local fence, _, turn_ms = read_fence()
+  if IN[a] ~= fence then return again(GONE) end
+  if OPENS_AT > 0 then return done(0) end
+  OPENS_AT = NOW + IN[a + 1]
   SEQ = max(SEQ, NOW * 1000)  -- above anything seen from a store that was flushed
+  write_fence(fence, 0, turn_ms)
   done(1)
 end
 
@@ -94,11 +111,11 @@ local function make_moves(a)
   local m, size = IN, #IN
   while a <= size do  -- a move is: operation, number of fields, fields
     local operation = m[a]
-    if operation == RESERVE and EPOCH > 0 and m[a + 9] > SEEN then
+    if operation == RESERVE and OPENS_AT > 0 and m[a + 9] > SEEN then
       -- The store has forgotten writes (a failover, an old dump): nothing in it can be trusted.
-      SEQ, EPOCH = max(SEQ, m[a + 9]), 0
+      SEQ, OPENS_AT = max(SEQ, m[a + 9]), 0
     end
-    if EPOCH > 0 or operation >= FIRST_OF_LOADING then MOVES[operation](a + 2) else again(COLD) end
+    if OPENS_AT > 0 or operation >= FIRST_OF_LOADING then MOVES[operation](a + 2) else again(COLD) end
     a = a + 2 + m[a + 1]
   end
 end
@@ -120,33 +137,30 @@ local function in_chunks(command, list, key)
   end
 end
 
+-- Records, `plain` keys that never expire, and the reaper's index.
 local function write_records(plain)
-  local n, of_rid = #plain, PREFIX .. 'r:'
-  for rid, expires in pairs(expiries) do
-    if expires == false then
+  local n, of_rid, live, ended = #plain, PREFIX .. 'r:', {}, {}
+  for i = 1, #entries do
+    local entry = entries[i]
+    local rid, expires, due = entry[1], entry[3], entry[4]
+    if expires == 0 then
+      plain[n + 1], plain[n + 2] = of_rid .. rid, cmsgpack.pack(entry[2])
+      n = n + 2
+    elseif expires == false then
       call('DEL', of_rid .. rid)
-    elseif expires == 0 then
-      plain[n + 1], plain[n + 2] = of_rid .. rid, cmsgpack.pack(records[rid])
-      n = n + 2
-    elseif expires < 0 then
-      call('SET', of_rid .. rid, cmsgpack.pack(records[rid]), 'KEEPTTL')
-    else
-      call('SET', of_rid .. rid, cmsgpack.pack(records[rid]), 'PXAT', expires)
+    elseif expires and expires < 0 then
+      call('SET', of_rid .. rid, cmsgpack.pack(entry[2]), 'KEEPTTL')
+    elseif expires then
+      call('SET', of_rid .. rid, cmsgpack.pack(entry[2]), 'PXAT', expires)
     end
-  end
-  in_chunks('MSET', plain)
-end
-
-local function write_due()
-  local live, ended, n = {}, {}, 0
-  for rid, at in pairs(due) do
-    if at then
-      live[n + 1], live[n + 2] = at, rid
-      n = n + 2
-    else
+    if due then
+      live[#live + 1] = due
+      live[#live + 1] = rid
+    elseif due == false then
       ended[#ended + 1] = rid
     end
   end
+  in_chunks('MSET', plain)
   in_chunks('ZADD', live, PREFIX .. 'leases')
   in_chunks('ZREM', ended, PREFIX .. 'leases')
 end
@@ -170,29 +184,22 @@ local function run(keys, args)
   end
   read_time(args[2])
   IN, BLOBS, out, said = cmsgpack.unpack(args[1]), {unpack(args, 3)}, {}, 2
-  stored, records, expiries, due, singles, buckets, sets, meters = {}, {}, {}, {}, {}, {}, {}, {}
+  entries, singles, meters, buckets, sets = {}, {}, {}, {}, {}
   local first = open_batch()
-  local epoch, rules, fence, turn = EPOCH, RULES, FENCE, TURN_UNTIL
-  if EPOCH > 0 then reap() end
+  local opens_at, rules = OPENS_AT, RULES
+  if OPENS_AT > 0 then reap() end
   make_moves(first)
   say_levels()
   out[1], out[2] = NOW, SEQ
 
   local plain = {PREFIX .. 'seq', SEQ}
-  local function set(name, value)
-    plain[#plain + 1] = PREFIX .. name
-    plain[#plain + 1] = value
+  if RULES ~= rules then plain[3], plain[4] = PREFIX .. 'rules', RULES end
+  if OPENS_AT ~= opens_at then
+    if OPENS_AT > 0 then call('SET', PREFIX .. 'epoch', OPENS_AT) else call('DEL', PREFIX .. 'epoch') end
   end
-  if RULES ~= rules then set('rules', RULES) end
-  if FENCE ~= fence or TURN_UNTIL ~= turn then
-    set('fence', digits(FENCE) .. ' ' .. digits(TURN_UNTIL) .. ' ' .. digits(TURN_MS))
-  end
-  if EPOCH > 0 and EPOCH ~= epoch then set('epoch', digits(EPOCH) .. ' ' .. digits(OPENS_AT)) end
-  if EPOCH == 0 and epoch > 0 then call('DEL', PREFIX .. 'epoch') end
   write_records(plain)
   for _, b in pairs(buckets) do write_bucket(b) end
-  for name, m in pairs(meters) do write_meter(name, m) end
-  write_due()
+  for place, m in pairs(meters) do write_meter(place, m) end
   return cmsgpack.pack(out)
 end
 
