@@ -68,7 +68,8 @@ class Alias(Section):
 class PriceOverride(Section):
     """Prices and limits laid over the shipped catalog for the models that a pattern names.
 
-    A price replaces the catalog's as a whole: what it does not name is priced as the kind it is part of.
+    A price replaces the catalog's rates as a whole: what it does not name is priced as the kind it is part of. Searches
+    of a model that the catalog lists keep their fees, and a dear tier of service costs as many times more as there.
     """
 
     input: PerToken | None = Field(None, description="Price of input.", examples=["$1/M"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from decimal import ROUND_CEILING, Decimal
+from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING
 
 from llmguard.core.money import Price, Rates
@@ -18,6 +21,7 @@ _FEMTO_PER_THOUSAND = 10**12
 
 _OUTPUT = ("output_mtok", "output_image_mtok", "output_video_mtok")
 """Usage does not tell these apart, so a reply is charged as the dearest that its model makes."""
+_RATES = tuple(field.name for field in fields(Rates))
 
 
 def femto_per_token(dollars_per_million: Decimal) -> int:
@@ -25,20 +29,45 @@ def femto_per_token(dollars_per_million: Decimal) -> int:
     return int((dollars_per_million * _FEMTO_PER_MILLION).to_integral_value(ROUND_CEILING))
 
 
+def femto_per_piece(dollars_per_thousand: Decimal) -> int:
+    """The same for what is sold by the thousand: requests and searches."""
+    return int((dollars_per_thousand * _FEMTO_PER_THOUSAND).to_integral_value(ROUND_CEILING))
+
+
 def price_from_list(listed: Mapping[str, Listed], version: str) -> Price | None:
     """A price from genai-prices' keys; ``None`` where the list has no price per token (audio hours, pages, images).
 
     A model without a price for output (embeddings) has its output priced as input, so that nothing is ever free by
-    omission. Image and video parts of a prompt are priced as text: usage does not name them. Search fees and service
-    tiers are not part of a token price.
+    omission. Image and video parts of a prompt are priced as text: usage does not name them.
     """
     base = _rates(listed, 0)
     if base is None:
         return None
     starts = {tier.start for value in listed.values() if not isinstance(value, Decimal) for tier in value.tiers}
     tiers = tuple((start, rates) for start in sorted(starts) if (rates := _rates(listed, start + 1)) is not None)
-    per_request = _dollars(listed, "requests_kcount", 0) or Decimal(0)
-    return Price(base, version, tiers, int((per_request * _FEMTO_PER_THOUSAND).to_integral_value(ROUND_CEILING)))
+
+    def fee(key: str) -> int:
+        return femto_per_piece(_dollars(listed, key, 0) or Decimal(0))
+
+    return Price(
+        base,
+        version,
+        tiers,
+        fee("requests_kcount"),
+        per_web_search=fee("web_searches_kcount"),
+        per_file_search=fee("storage_searches_kcount"),
+    )
+
+
+def dearer(price: Price, factor: Fraction) -> Price:
+    """The price with every rate of tokens multiplied; requests and searches cost the same."""
+
+    def times(rates: Rates) -> Rates:
+        known = {name: rate for name in _RATES if (rate := getattr(rates, name)) is not None}
+        return replace(rates, **{name: ceil(rate * factor) for name, rate in known.items()})
+
+    tiers = tuple((start, times(rates)) for start, rates in price.tiers)
+    return replace(price, rates=times(price.rates), tiers=tiers)
 
 
 def _rates(listed: Mapping[str, Listed], input_tokens: int) -> Rates | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Final
+
+from llmguard.pricing.prefixes import Prefixes, data_file
 
 FALLBACK: Final = 128_000
 """Tokens assumed for a context window, and so for a reply, that nobody knows."""
@@ -15,25 +14,10 @@ FALLBACK: Final = 128_000
 _EMBEDS = re.compile(r"embed|rerank|voyage-|\bbge-|\bgte-")
 
 
-class _Prefixes:
-    """Values by beginnings of model names; the longest beginning wins."""
-
-    __slots__ = ("_search", "_values")
-
-    def __init__(self, values: Mapping[str, int]) -> None:
-        longest_first = sorted(values, key=len, reverse=True)
-        self._values = values
-        self._search = re.compile(rf"(?:^|[/.:])({'|'.join(map(re.escape, longest_first))})").search
-
-    def get(self, model: str) -> int | None:
-        found = self._search(model)
-        return self._values[found[1]] if found else None
-
-
 @cache
-def _tables() -> tuple[_Prefixes, _Prefixes]:
-    data = tomllib.loads(files("llmguard.pricing").joinpath("output_limits.toml").read_text("utf-8"))
-    return _Prefixes(data["output"]), _Prefixes(data["context"])
+def _tables() -> tuple[Prefixes[int], Prefixes[int]]:
+    data = data_file("output_limits.toml")
+    return Prefixes(data["output"]), Prefixes(data["context"])
 
 
 def writes_nothing(model: str) -> bool:

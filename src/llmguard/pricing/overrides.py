@@ -15,7 +15,8 @@ class Override:
     """One line of the configuration's `prices`.
 
     ``pattern`` is a shell pattern over ``provider/model``, where ``*`` also matches slashes; case does not matter.
-    ``price`` replaces the catalog's price as a whole, ``None`` keeps it; so do the two limits, in tokens.
+    ``price`` replaces the catalog's rates as a whole, ``None`` keeps them; so do the two limits, in tokens. Searches of
+    a model that the catalog lists keep their fees, and a dear tier of service its premium.
     """
 
     pattern: str

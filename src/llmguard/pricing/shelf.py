@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Final
 
@@ -20,6 +21,8 @@ from genai_prices.types import ModelInfo, ModelPrice, Provider, StartDateConstra
 
 from llmguard.core.money import Price, Rates
 from llmguard.pricing.convert import price_from_list
+from llmguard.pricing.fees import DEAREST_FILE, DEAREST_WEB, with_search_fees
+from llmguard.pricing.service_tiers import Tiered, at_tier
 
 _VERSION: Final = f"genai-prices {genai_prices.__version__}"
 _BY_FAMILY: Final = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
@@ -29,14 +32,22 @@ _FREE: Final = Price(Rates(0, 0), f"{_VERSION} free")
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What is listed for one model today. ``until`` is when the price may change within the day."""
+    """What is listed for one model today. ``until`` is when the price may change within the day.
+
+    ``premium`` is how many times the plain price the price of the tier is at most; ``listed`` whether the model has a
+    price of its own.
+    """
 
     price: Price
+    premium: Fraction
+    listed: bool
     context_window: int | None = None
     until: datetime | None = None
 
 
-def look_up(name: str, base_url: str | None, family: str, model: str, now: datetime) -> Listing:
+def look_up(
+    name: str, base_url: str | None, family: str, model: str, now: datetime, tier: str | None = None
+) -> Listing:
     """The listing of a model by any of its names (`gpt-4o-2024-08-06`, `models/gemini-2.5-pro`), in lower case.
 
     ``name``, ``base_url`` and ``family`` are the configured provider's. A model that is not listed, has no price per
@@ -44,11 +55,19 @@ def look_up(name: str, base_url: str | None, family: str, model: str, now: datet
     KeyError for a family that no listed provider stands for.
     """
     provider = _find_provider(name.lower(), base_url, family)
+    worst = _dearest(provider.id, now.date())
     info = _find_model(provider, model)
     price = _price(info, now) if info else None
-    if price is None or not _costs(price):
-        price = _FREE if info and model.endswith(":free") else _dearest(provider.id, now.date())
-    return Listing(price, info.context_window, _next_change(info, now)) if info else Listing(price)
+    listed = price is not None and _costs(price)
+    if price is None or not listed:
+        price = _FREE if info and model.endswith(":free") else worst
+    # Models that a provider borrows from another one's list have no tiers there.
+    own = info if any(info is model for model in provider.models) else None
+    tiered = Tiered(price) if tier is None else at_tier(price, provider.id, own, tier, now)
+    price = with_search_fees(tiered.price, model, worst)
+    if info is None:
+        return Listing(price, tiered.premium, listed)
+    return Listing(price, tiered.premium, listed, info.context_window, _next_change(info, now))
 
 
 @cache
@@ -100,8 +119,14 @@ def _dearest(provider_id: str, day: date) -> Price:
         input_audio=dearer("input_audio", read),
         output_audio=dearer("output_audio", written),
     )
-    per_request = max(price.per_request for price in prices)
-    return Price(worst, f"{_VERSION} dearest", per_request=per_request, known=False)
+    return Price(
+        worst,
+        f"{_VERSION} dearest",
+        per_request=max(price.per_request for price in prices),
+        known=False,
+        per_web_search=max(price.per_web_search for price in prices) or DEAREST_WEB,
+        per_file_search=max(price.per_file_search for price in prices) or DEAREST_FILE,
+    )
 
 
 def _known_prices(provider: Provider, now: datetime) -> Iterator[Price]:
