@@ -105,7 +105,8 @@ EMPTY = Balance(0, 0, 0, 0)
 
 def cap(hold: Hold, max_output: int) -> int:
     """c: the worst that the call can cost, never below its estimate."""
-    return max(hold.fixed + hold.per_output * max_output, hold.estimate)
+    worst = hold.fixed + hold.per_output * max_output
+    return worst if worst > hold.estimate else hold.estimate
 
 
 def refusal(hold: Hold, balance: Balance, worst: int, had: int = 0, had_cap: int = 0) -> str | None:
