@@ -75,17 +75,18 @@ class Book(State):
         seen = self.seq
         self.seq += 1
         answers: list[Answer] = []
+        shown: list[tuple[Admitted | Done, Sequence[Hold]]] = []
         for move in moves:
-            if type(move) is Reserve and self.epoch and move.seq > seen:
+            if isinstance(move, Reserve) and self.epoch and move.seq > seen:
                 # The store has forgotten writes (a failover, an old dump): nothing in it can be trusted.
                 self.seq, self.epoch = max(self.seq, move.seq), 0
-            if self.epoch or type(move) in _LOADING:
-                answers.append(_TABLE[type(move)](self, move, now))
-            else:
-                answers.append(Again(now, "cold"))
-        for move, answer in zip(moves, answers, strict=True):
-            if isinstance(move, Reserve | Extend) and isinstance(answer, Admitted | Done):
-                answer.levels = tuple([(self.balance(hold.name, now) or EMPTY).level() for hold in move.holds])
+            kind = type(move)
+            answer = _TABLE[kind](self, move, now) if self.epoch or kind in _LOADING else Again(now, "cold")
+            if isinstance(move, (Reserve, Extend)) and isinstance(answer, (Admitted, Done)):
+                shown.append((answer, move.holds))
+            answers.append(answer)
+        for answer, holds in shown:
+            answer.levels = tuple([(self.balance(hold.name, now) or EMPTY).level() for hold in holds])
         return answers
 
     # ------------------------------------------------------------------ reserve

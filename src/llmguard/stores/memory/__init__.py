@@ -34,6 +34,10 @@ class MemoryStore:
         with self._lock:
             return self.book.apply(moves, self._clock())
 
+    def needs_load(self) -> bool:
+        """Whether the store is cold."""
+        return not self.book.epoch
+
     def load(self, read: Callable[[], Truth], *, rebuild: bool = False) -> bool:
         """Fill a cold store (with ``rebuild`` any) from the ledger. False when another thread is at it."""
         (turn,) = self.apply([Begin(_TURN_MS, rebuild)])
