@@ -103,7 +103,7 @@ class Guard:
         planner = Planner(config.budget_rules, config.limit_rules)
         policy = QuotaPolicy(owner, lru_cache(4096)(own_budget), clamp=config.clamp)
         route = Route(self.routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
-        return (Authn(), route, Tenancy(), Quota(planner, policy), Meter())
+        return (Authn(), route, Tenancy(), Quota(planner, policy), Meter(self.catalog))
 
 
 def _link(config: Config) -> Link:

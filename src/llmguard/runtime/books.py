@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from llmguard.core.buckets import Bucket, budget_bucket
@@ -77,9 +78,13 @@ class LedgerBooks:
             return [pair for rule in self._rules() for pair in _sums(view, rule, now)]
 
     def _rules(self) -> list[BudgetRule]:
-        """The configured budgets and those that keys carry."""
-        keys = self._ledger.keys.list()
-        return [*self._budgets, *(self._own_budget(k.id, k.budget) for k in keys if k.budget and not k.revoked_at)]
+        """The configured budgets and those that keys carry; a key whose budget cannot be read is refused every call."""
+        rules = list(self._budgets)
+        for key in self._ledger.keys.list():
+            if key.budget and not key.revoked_at:
+                with suppress(ValueError):
+                    rules.append(self._own_budget(key.id, key.budget))
+        return rules
 
     def recent(self) -> list[Settle]:
         """Calls of the last 25 minutes that some rule counts, as they would be settled."""

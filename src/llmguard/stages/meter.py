@@ -8,6 +8,7 @@ from llmguard.core.decision import Refuse
 from llmguard.core.effects import Count, Spool, Steps
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.money import Cost
+from llmguard.core.ports import PriceBook
 from llmguard.core.records import PartialRecord, VoidRecord
 from llmguard.core.usage import Source, Usage
 from llmguard.stages.records import settle_record
@@ -20,6 +21,9 @@ class Meter:
     """Asks for usage, notes the progress of streams, prices the call and records it."""
 
     passive = False
+
+    def __init__(self, prices: PriceBook) -> None:
+        self._prices = prices
 
     def open(self, x: Exchange) -> Steps[Refuse | None]:
         """Never refuses."""
@@ -47,8 +51,10 @@ class Meter:
             if x.hold_written:
                 yield Spool(VoidRecord(x.event_id))
             return
-        assert x.quote is not None
         reader = x.reader
+        if reader is not None and reader.service_tier is not None and _by_tokens(x):
+            x.quote = self._prices.quote(x.target.provider, x.target.model, reader.service_tier)
+        assert x.quote is not None
         reported = reader.usage if reader is not None else None
         if reported is not None and (ending is Ending.DONE or (reader is not None and reader.finished)):
             x.usage, x.source = reported, Source.PROVIDER
@@ -57,20 +63,25 @@ class Meter:
             x.usage, x.source, x.cost = Usage(), Source.PROVIDER, _NOTHING
         else:
             x.usage = yield from _estimated(x, ending)
-            x.source = Source.ESTIMATED if x.call.metered and x.call.op == "generate" else Source.COUNTED
+            x.source = Source.ESTIMATED if _by_tokens(x) else Source.COUNTED
             x.cost = _within_hold(x, x.quote.price.cost(x.usage))
         yield Spool(settle_record(x, x.usage, x.cost, x.source, ending))
+
+
+def _by_tokens(x: Exchange) -> bool:
+    """Whether the call has a price by tokens, not one per request or none."""
+    return x.call.metered and x.call.op == "generate"
 
 
 def _estimated(x: Exchange, ending: Ending) -> Steps[Usage]:
     """Tokens of a call whose provider reported none: the counted prompt and what was seen of the answer.
 
-    Before any answer, or where output is billed unseen, what was expected counts as generated. What a provider reported
-    before the stream broke off stands, as far as it goes.
+    Before any answer, or where output is billed unseen, what was expected counts as generated, and so do the searches
+    that were expected. What a provider reported before the stream broke off stands, as far as it goes.
     """
     guess, reader, call = x.estimate, x.reader, x.call
     assert guess is not None
-    if call.op != "generate" or not call.metered:
+    if not _by_tokens(x):
         return Usage()
     prompt = guess.input_tokens
     if not guess.exact and (reader is None or reader.usage is None):
@@ -79,9 +90,14 @@ def _estimated(x: Exchange, ending: Ending) -> Steps[Usage]:
     if ending is not Ending.DONE and (reader is None or not call.stream or call.hidden_output):
         seen = max(seen, guess.expected * guess.choices)
     reported = reader.usage if reader is not None else None
-    if reported is None:
-        return Usage(prompt, seen)
-    return replace(reported, output_tokens=max(reported.output_tokens, seen))
+    usage = Usage(prompt, seen) if reported is None else reported
+    web, file = usage.web_searches, usage.file_searches
+    return replace(
+        usage,
+        output_tokens=max(usage.output_tokens, seen),
+        web_searches=min(call.web_searches, 1) if web is None else web,
+        file_searches=min(call.file_searches, 1) if file is None else file,
+    )
 
 
 def _within_hold(x: Exchange, cost: Cost) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from llmguard.core.buckets import Bucket, Plan, Planner, values_of
@@ -26,7 +27,7 @@ _FLOOR = 1_024
 class QuotaPolicy:
     """``owner`` names this process to the store; ``clamp`` lets the store lower or set `max_tokens`.
 
-    ``own_budget`` parses the budget that a key carries into a rule scoped to that key.
+    ``own_budget`` parses the budget that a key carries into a rule scoped to that key, or raises ValueError.
     """
 
     owner: str
@@ -52,7 +53,11 @@ class Quota:
     def open(self, x: Exchange) -> Steps[Refuse | None]:
         """Refuses as in the table "What a refused caller hears"."""
         assert x.quote is not None
-        plan = self._plan(x)
+        try:
+            own = self._own_budget(x)
+        except ValueError as error:
+            return refusals.key_budget(error)
+        plan = self._plan(x, own)
         remembered = self._memory.recall(plan, x.now + self._skew)
         if remembered is not None:
             return refusals.budget(remembered.bucket, remembered.denied, x.event_id)
@@ -76,10 +81,13 @@ class Quota:
             x.hold_written = False
         return refusal
 
-    def _plan(self, x: Exchange) -> Plan:
-        own = None
-        if x.principal is not None and x.principal.budget:
-            own = self._policy.own_budget(x.principal.key_id, x.principal.budget)
+    def _own_budget(self, x: Exchange) -> BudgetRule | None:
+        principal = x.principal
+        if principal is None or not principal.budget:
+            return None
+        return self._policy.own_budget(principal.key_id, principal.budget)
+
+    def _plan(self, x: Exchange, own: BudgetRule | None) -> Plan:
         values = values_of(x.who, x.target.model, x.target.provider)
         plan = self._planner.plan(values, x.now + self._skew, own)
         if x.call.op in ("free", "object"):
@@ -117,7 +125,7 @@ class Quota:
                 return self._denied(x, plan, answer)
             if isinstance(answer, Again) and answer.why == "window":
                 self._skew = answer.now - x.now
-                self._take(x, self._plan(x), guess)
+                self._take(x, self._plan(x, self._own_budget(x)), guess)
                 continue
             return refusals.store_away()
         return refusals.store_away()
@@ -196,8 +204,12 @@ class Quota:
             return refusals.budget(plan.buckets[answer.index], answer, x.event_id)
         if isinstance(answer, Done):
             x.output_hold = wanted * guess.choices
+            x.estimate_nano = grown.nano
             x.cap_nano = grown.cap_nano
             x.estimate = grown
+            # Whoever adopts this call charges within what is held now. Without room the earlier record stands.
+            with suppress(SpoolFull):
+                yield Spool(hold_record(x))
         return None
 
     # ------------------------------------------------------------------ closing

@@ -121,6 +121,17 @@ def rate(bucket: RateBucket, denied: Denied) -> Refuse:
     )
 
 
+def key_budget(error: ValueError) -> Refuse:
+    """The caller's key carries a budget that cannot be read, so nobody can say what it may spend."""
+    return Refuse(
+        "key_budget_invalid",
+        403,
+        f"the budget of this key cannot be read ({error}); whoever runs llmguard must give the key one that can, such "
+        "as $5/day (llmguard keys create --budget)",
+        should_retry=False,
+    )
+
+
 def store_away() -> Refuse:
     """The quota store cannot be asked, and the policy is to deny."""
     return Refuse(

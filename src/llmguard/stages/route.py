@@ -7,7 +7,7 @@ from dataclasses import replace
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Steps
 from llmguard.core.exchange import Exchange
-from llmguard.core.money import FEMTO_PER_NANO, Price, Rates
+from llmguard.core.money import FEMTO_PER_NANO, PLAIN_TIERS, Price, Rates
 from llmguard.core.ports import PriceBook, Quote, Router
 from llmguard.stages.base import PassiveStage
 
@@ -61,12 +61,15 @@ class Route(PassiveStage):
                     f"with a price per request: providers.{x.target.provider}.passthrough: $0.01",
                 )
             return Quote(Price(Rates(0, 0), "passthrough", per_request=fee * FEMTO_PER_NANO), 0, 0)
-        quote = self._prices.quote(x.target.provider, x.target.model)
+        # A cheaper tier is no promise: what the provider serves at its plain price is billed at that.
+        tier = None if x.call.service_tier in PLAIN_TIERS else x.call.service_tier
+        quote = self._prices.quote(x.target.provider, x.target.model, tier)
         if self._refuse_unknown and not quote.price.known:
+            at = f" (service tier {tier!r})" if tier else ""
             return Refuse(
                 "unknown_model",
                 400,
-                f"the price of {x.target.model!r} at {x.target.provider!r} is not known and unknown models are "
+                f"the price of {x.target.model!r}{at} at {x.target.provider!r} is not known and unknown models are "
                 "refused here; an operator may add it under prices: in llmguard.yaml",
                 param="model",
             )

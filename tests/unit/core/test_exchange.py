@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,6 +29,12 @@ from tests.support.script import Script
 NOW = 1_764_000_000_000
 PER_MILLION = 10**9
 PRICE = Price(Rates(input=5 * PER_MILLION, output=15 * PER_MILLION), "test")
+PRICES = {
+    None: PRICE,
+    "default": PRICE,
+    "flex": Price(Rates(input=2 * PER_MILLION, output=7 * PER_MILLION), "test flex"),
+    "priority": Price(Rates(input=10 * PER_MILLION, output=30 * PER_MILLION), "test priority", known=False),
+}
 ME = Principal("k1", "key:k1", "search", "prod", "chat")
 LEVEL = Level(0, 0, 0, 0)
 
@@ -38,6 +45,7 @@ class Reader:
     def __init__(self) -> None:
         self.usage: Usage | None = None
         self.model: str | None = "gpt-4o-2024"
+        self.service_tier: str | None = None
         self.finish_reason: str | None = "stop"
         self.generated = 0
         self.finished = False
@@ -71,8 +79,8 @@ class World:
     def target(self, call: Call) -> Target | Refuse:
         return Target("openai", call.model)
 
-    def quote(self, provider: str, model: str) -> Quote:
-        return Quote(PRICE, 4_096, 128_000)
+    def quote(self, provider: str, model: str, tier: str | None = None) -> Quote:
+        return Quote(PRICES[tier], 4_096, 128_000)
 
 
 def a_call(**fields: Any) -> Call:
@@ -88,7 +96,7 @@ def exchange(call: Call | None = None, budgets: list[BudgetRule] | None = None, 
     rules = [BudgetRule("h", {"team": "*"}, 10**9, "usd", "hour")] if budgets is None else budgets
     world = World()
     quota = Quota(Planner(rules, limits), QuotaPolicy("me", lambda key, text: rules[0]))
-    stages = Pipeline((Authn(), Route(world, world, refuse_unknown=False), Tenancy(), quota, Meter()))
+    stages = Pipeline((Authn(), Route(world, world, refuse_unknown=False), Tenancy(), quota, Meter(world)))
     return Exchange(
         call or a_call(),
         Dialect(),
@@ -251,6 +259,12 @@ def test_a_stream_extends_its_hold_and_a_refused_extension_is_charged_as_seen() 
     assert x.due
     assert world.play(x.attend()) is None
     assert x.output_hold == 1_040 + 1_024
+    raised = records(world)[-1]
+    assert isinstance(raised, HoldRecord)
+    assert (raised.entry.event_id, raised.entry.attempt_id) == ("0190-00ff", "0190-00ff")
+    assert (raised.entry.output_tokens, raised.entry.cost_nano) == (2_064, 12 * 5_000 + 2_064 * 15_000)
+    assert raised.entry.cap_nano == 12 * 5_000 + 3_088 * 15_000
+    assert [b.amount for b in raised.buckets] == [raised.entry.cost_nano]
     reader.generated = 3_000
     x.feed(b"data: x\n\n", NOW)
     refusal = world.play(x.attend())
@@ -259,6 +273,81 @@ def test_a_stream_extends_its_hold_and_a_refused_extension_is_charged_as_seen() 
     world.play(x.close(Ending.BUDGET_CUT, NOW))
     entry = records(world)[-1].entry
     assert (entry.output_tokens, entry.usage_source, entry.interrupted) == (3_010, "estimated", "budget_cut")
+
+
+def test_a_stream_goes_on_where_its_raised_hold_finds_no_room_in_the_spool() -> None:
+    x = exchange(a_call(stream=True, max_tokens=None))
+    world = script(Ask=[admitted, Done(NOW, True)])
+    world.play(x.open(NOW))
+    x.dispatch()
+    x.answer(200, NOW).generated = 1_030
+    x.feed(b"data: x\n\n", NOW)
+    world.replies["Spool"] = SpoolFull("disk full")
+    assert world.play(x.attend()) is None
+    assert x.output_hold == 1_040 + 1_024
+
+
+def test_a_key_whose_budget_cannot_be_read_is_refused_before_anything_is_held() -> None:
+    def unreadable(key_id: str, text: str) -> BudgetRule:
+        raise ValueError(f"{text!r} is no amount")
+
+    stages = Pipeline(
+        (Authn(), Route(World(), World(), refuse_unknown=False), Quota(Planner([], ()), QuotaPolicy("me", unreadable)))
+    )
+    x = Exchange(a_call(), Dialect(), stages, event_id="e-1", secret="lg", now=NOW)  # type: ignore[arg-type]
+    world = script(Verify=replace(ME, budget="lots"))
+    refusal = world.play(x.open(NOW))
+    assert isinstance(refusal, Refuse)
+    assert (refusal.code, refusal.status, refusal.should_retry) == ("key_budget_invalid", 403, False)
+    assert "'lots' is no amount" in refusal.message
+    assert world.names() == ["Verify", "Emit"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "version", "held", "charged"),
+    [
+        (None, "default", "test", 5_000, 5_000),
+        (None, "flex", "test flex", 5_000, 2_000),
+        (None, "priority", "test priority", 5_000, 10_000),
+        ("priority", "default", "test", 10_000, 5_000),
+        ("priority", None, "test priority", 10_000, 10_000),
+        ("flex", "flex", "test flex", 5_000, 2_000),
+        ("flex", None, "test", 5_000, 5_000),
+    ],
+)
+def test_a_call_is_held_at_the_dearest_tier_that_it_may_get_and_pays_the_one_that_served_it(
+    asked: str | None, served: str | None, version: str, held: int, charged: int
+) -> None:
+    x, world = exchange(a_call(service_tier=asked, max_tokens=0)), script()
+    world.play(x.open(NOW))
+    x.dispatch()
+    reader = x.answer(200, NOW)
+    reader.usage, reader.service_tier = Usage(12, 0), served
+    x.whole("application/json", b"{}", NOW)
+    world.play(x.close(Ending.DONE, NOW))
+    hold, settle = records(world)
+    assert hold.entry.cost_nano == 12 * held
+    assert (settle.entry.cost_nano, settle.entry.price_version) == (12 * charged, version)
+
+
+def test_a_tier_without_a_known_price_is_refused_where_unknown_models_are() -> None:
+    stages = Pipeline((Authn(), Route(World(), World(), refuse_unknown=True)))
+    x = Exchange(a_call(service_tier="priority"), Dialect(), stages, event_id="e-1", secret="lg", now=NOW)  # type: ignore[arg-type]
+    refusal = script().play(x.open(NOW))
+    assert isinstance(refusal, Refuse)
+    assert (refusal.code, "service tier 'priority'" in refusal.message) == ("unknown_model", True)
+
+
+def test_a_call_with_a_search_tool_that_breaks_off_is_charged_the_search_that_was_expected() -> None:
+    x, world = exchange(a_call(web_searches=5)), script()
+    x_price = replace(PRICE, per_web_search=10**13)
+    world.play(x.open(NOW))
+    x.quote = Quote(x_price, 4_096, 128_000)
+    x.cap_nano = 10**9
+    x.dispatch()
+    world.play(x.close(Ending.UPSTREAM_FAILED, NOW + 1))
+    entry = records(world)[-1].entry
+    assert entry.cost_nano == 12 * 5_000 + 100 * 15_000 + 10_000_000
 
 
 def test_a_long_stream_leaves_a_partial_every_four_kibibytes() -> None:
