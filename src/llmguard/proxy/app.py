@@ -15,6 +15,7 @@ from llmguard.core.ports import Dialect
 from llmguard.errors import BadCall
 from llmguard.forward.relay import Relay, Reply, refused
 from llmguard.providers import registry
+from llmguard.providers.objects import bind
 from llmguard.providers.routes import Op, Route, RouteTable, spoken_family
 from llmguard.proxy.callers import Caller, Callers, Receive
 from llmguard.proxy.models import ModelList
@@ -96,7 +97,7 @@ class Gateway:
         request = Request(method, route.path, scope["query_string"].decode("ascii"), head)
         try:
             request.body = await _read_body(receive, self._limits.body)
-            call = parse(dialect, request, route)
+            call = bind(dialect.parse(request, route.endpoint, route.model), route)
             call.raw_headers = scope["headers"]
         except BadCall as bad:
             return self._bad(dialect, event_id, bad.status, bad.code, bad.message, bad.param)
@@ -123,18 +124,6 @@ class Gateway:
         self, dialect: Dialect, event_id: str, status: int, code: str, message: str, param: str | None = None
     ) -> Reply:
         return refused(dialect, Refuse(code, status, message, param=param), event_id)
-
-
-def parse(dialect: Dialect, request: Request, route: Route) -> Call:
-    """Understand a request on a route; raises BadCall."""
-    call = dialect.parse(request, route.endpoint, route.model)
-    call.family = route.family
-    call.op = route.op
-    call.upstream = route.upstream
-    call.reads = (*route.objects, *call.reads)
-    call.creates = route.creates or call.creates
-    call.deletes = route.deletes
-    return call
 
 
 def _raw_path(scope: Scope) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Count, Spool, Steps
+from llmguard.core.estimate import Estimate
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.money import Cost
 from llmguard.core.ports import PriceBook
@@ -14,6 +15,7 @@ from llmguard.core.usage import Source, Usage
 from llmguard.stages.records import settle_record
 
 _PARTIAL_BYTES = 4_096
+_BYTES_PER_TOKEN = 4
 _NOTHING = Cost(0, 0, 0)
 
 
@@ -86,7 +88,7 @@ def _estimated(x: Exchange, ending: Ending) -> Steps[Usage]:
     prompt = guess.input_tokens
     if not guess.exact and (reader is None or reader.usage is None):
         prompt = (yield Count(call, x.dialect, x.target.model, inline=True)) + call.extra_input_tokens
-    seen = reader.generated if reader is not None else 0
+    seen = (reader.generated if reader is not None else 0) or _unread(x, guess)
     if ending is not Ending.DONE and (reader is None or not call.stream or call.hidden_output):
         seen = max(seen, guess.expected * guess.choices)
     reported = reader.usage if reader is not None else None
@@ -98,6 +100,13 @@ def _estimated(x: Exchange, ending: Ending) -> Steps[Usage]:
         web_searches=min(call.web_searches, 1) if web is None else web,
         file_searches=min(call.file_searches, 1) if file is None else file,
     )
+
+
+def _unread(x: Exchange, guess: Estimate) -> int:
+    """Output of a reply in which nothing could be read: its bytes at four a token, at most what the call could make."""
+    if not x.call.generates:
+        return 0
+    return min(-(-x.bytes_out // _BYTES_PER_TOKEN), guess.max_output * guess.choices)
 
 
 def _within_hold(x: Exchange, cost: Cost) -> Cost:

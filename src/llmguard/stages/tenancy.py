@@ -19,7 +19,7 @@ class Tenancy(PassiveStage):
 
     def open(self, x: Exchange) -> Steps[Refuse | None]:
         """Refuses with 404 `object_not_found`, alike for an unknown object and for another team's."""
-        refs = x.call.reads
+        refs = x.call.reads if x.call.deletes is None else (*x.call.reads, x.call.deletes)
         if not refs:
             return None
         try:

@@ -413,3 +413,14 @@ def test_free_operations_count_against_rates_but_hold_no_money() -> None:
     assert isinstance(move, Reserve)
     assert move.holds == ()
     assert [r.name for r in move.rates] == ["requests|10/60000|key=k1"]
+
+
+def test_a_reply_in_which_nothing_could_be_read_is_charged_by_its_bytes() -> None:
+    x, world = exchange(), script()
+    world.play(x.open(NOW))
+    x.dispatch()
+    x.answer(200, NOW)
+    x.whole("text/plain", b"y" * 202, NOW)
+    world.play(x.close(Ending.DONE, NOW))
+    entry = records(world)[-1].entry
+    assert (entry.input_tokens, entry.output_tokens, entry.usage_source) == (12, 51, "estimated")
