@@ -152,7 +152,7 @@ def test_attempts_are_rows_of_one_call(ledger: Ledger, rng: random.Random) -> No
     assert ledger.post([settle(second), settle(first)]) == 1
     assert rows(ledger, "SELECT provider, model, calls, cost_nano FROM llmguard_rollups ORDER BY cost_nano") == [
         ("anthropic", "gpt-4o", 0, 30),
-        ("openai", "gpt-4o-2024-08-06", 1, 100),
+        ("openai", "gpt-4o", 1, 100),
     ]
 
 
@@ -167,6 +167,7 @@ def test_rollups_rebuilt_are_the_rollups_kept(ledger: Ledger, rng: random.Random
             team=rng.choice(["search", "ads"]),
             key_id=rng.choice([None, "k1", "k2"]),
             model_served=rng.choice([None, "", "m1"]),
+            model=rng.choice(["", "m1", "m2"]),
             cached_input_tokens=rng.choice([None, 7]),
             cost_nano=rng.randrange(1_000),
         )
@@ -653,7 +654,7 @@ def test_every_dimension_can_be_reported(ledger: Ledger, rng: random.Random) -> 
     rows = ledger.report(by, T0, T0 + 1)["rows"]
     shared = {"org": "default", "team": "search", "env": "prod", "feature": "chat", "key": None}
     when = {"day": "2026-09-21", "hour": "2026-09-21T14:00:00Z"}
-    called = {"provider": "openai", "model": "gpt-4o-2024-08-06", "end_user": "u1"}
+    called = {"provider": "openai", "model": "gpt-4o", "end_user": "u1"}
     assert [{name: row[name] for name in by} for row in rows] == [
         shared | called | when,
         shared | dict.fromkeys(called) | when,
@@ -696,6 +697,24 @@ def test_sums_of_windows(ledger: Ledger, rng: random.Random) -> None:
         assert snapshot.sums("usd", T0, T0 + HOUR, by=["model"]) == {("gpt-4o",): 25}
         assert snapshot.sums("usd", T0 + 1, T0 + HOUR + 1) == {(): 18}
         assert snapshot.sums("usd", T0 + DAY, T0 + 2 * DAY) == {}
+
+
+def test_sums_by_model_are_those_of_the_target_whatever_was_asked_or_served(ledger: Ledger, rng: random.Random) -> None:
+    spend(rng, ledger, cost_nano=5, model_requested="smart", model="gpt-4o")
+    spend(rng, ledger, cost_nano=7, model_requested="openai/gpt-4o", model="gpt-4o", end_user="u1")
+    spend(rng, ledger, cost_nano=11, model_requested="smart", model="claude-opus-5", model_served=None)
+    spend(rng, ledger, cost_nano=13, model="", model_served="gpt-3.5")  # written before there was a target's model
+    wanted = {("gpt-4o",): 12, ("claude-opus-5",): 11, ("gpt-3.5",): 13}
+    with ledger.snapshot() as snapshot:
+        assert snapshot.sums("usd", T0, T0 + HOUR, by=["model"]) == wanted
+        assert snapshot.sums("usd", T0 - 1, T0 + HOUR, by=["model"]) == wanted  # off the quarter hour: from the entries
+        assert snapshot.sums("usd", T0, 0, where={"model": "gpt-4o"}, by=["end_user"]) == {
+            ("unattributed",): 5,
+            ("u1",): 7,
+        }
+    assert ledger.rollup_differences() == []
+    rows = ledger.report(["model"], T0, T0 + 1)["rows"]
+    assert {row["model"]: row["calls"] for row in rows} == {"gpt-4o": 2, "claude-opus-5": 1, "gpt-3.5": 1}
 
 
 def test_recently_settled_calls_carry_their_charges(ledger: Ledger, rng: random.Random) -> None:

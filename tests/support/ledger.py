@@ -82,6 +82,7 @@ def entry(rng: random.Random, **changes: Any) -> Entry:
         bytes_out=9_000,
         interrupted=None,
         metadata=None,
+        model="gpt-4o",
     )
     return plain._replace(**changes)
 

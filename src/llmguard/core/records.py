@@ -20,7 +20,8 @@ class Entry(NamedTuple):
     """One ledger row, in column order: spool payload and SQL parameters alike, never copied field by field.
 
     Times are epoch milliseconds UTC. Amounts are nano-USD. ``metadata`` is JSON text. ``kind`` is `POST` or `ADJUST`;
-    ``rev`` the usage source's revision (see :class:`llmguard.core.usage.Source`).
+    ``rev`` the usage source's revision (see :class:`llmguard.core.usage.Source`). ``model`` is the target's, by which
+    budgets count, whatever alias was requested and whatever version served; "" in records older than the field.
     """
 
     event_id: str
@@ -66,6 +67,7 @@ class Entry(NamedTuple):
     bytes_out: int
     interrupted: str | None
     metadata: str | None
+    model: str = ""
 
 
 class BucketCharge(NamedTuple):

@@ -78,6 +78,7 @@ entries = _table(
     sa.Column("bytes_out", sa.BigInteger, nullable=False),
     sa.Column("interrupted", sa.Text),
     sa.Column("metadata", sa.Text),
+    sa.Column("model", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("calls", sa.SmallInteger, nullable=False),
     sa.Column("charges", sa.LargeBinary, nullable=False),
     sa.Index("llmguard_entries_created_at", "created_at"),
@@ -85,6 +86,13 @@ entries = _table(
 COLUMNS = tuple(column.name for column in entries.columns)
 # Rows are passed to SQL by position.
 assert (*Entry._fields, "calls", "charges") == COLUMNS
+
+
+def model_of(columns: Any) -> Any:
+    """The model that an entry counts for: its target's, for entries older than that column the one that served it."""
+    served = sa.func.nullif(columns.model_served, "")
+    return sa.func.coalesce(sa.func.nullif(columns.model, ""), served, columns.model_requested)
+
 
 rollups = _table(
     "llmguard_rollups",

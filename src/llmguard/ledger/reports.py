@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from llmguard.core.money import usd_string
-from llmguard.ledger.models import QUARTER_MS, entries, refusals, rollups
+from llmguard.ledger.models import QUARTER_MS, entries, model_of, refusals, rollups
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -55,7 +55,7 @@ _ENTRIES = _Source(
         **_shared(entries),
         "key": entries.c.key_id,
         "provider": entries.c.provider,
-        "model": sa.func.coalesce(sa.func.nullif(entries.c.model_served, ""), entries.c.model_requested),
+        "model": model_of(entries.c),
         "end_user": entries.c.end_user,
     },
     tuple(entries.c[name] for name in _SUMS),

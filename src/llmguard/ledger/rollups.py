@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from llmguard.core.records import Entry
-from llmguard.ledger.models import QUARTER_MS, entries, rollups
+from llmguard.ledger.models import QUARTER_MS, entries, model_of, rollups
 from llmguard.ledger.statements import upsert
 
 KEYS = tuple(column.name for column in rollups.primary_key)
@@ -29,7 +29,7 @@ def add(into: Rollup, entry: Entry, calls: int) -> None:
         entry.feature,
         entry.key_id or "",
         entry.provider,
-        entry.model_served or entry.model_requested,
+        entry.model or entry.model_served or entry.model_requested,
     )
     sums = into.get(group)
     if sums is None:
@@ -62,8 +62,7 @@ def _derived() -> sa.Select[Any]:
     c = entries.c
     quarter = c.created_at - c.created_at % QUARTER_MS
     key = sa.func.coalesce(c.key_id, "")
-    model = sa.func.coalesce(sa.func.nullif(c.model_served, ""), c.model_requested)
-    groups = (quarter, c.org, c.team, c.env, c.feature, key, c.provider, model)
+    groups = (quarter, c.org, c.team, c.env, c.feature, key, c.provider, model_of(c))
     columns = [column.label(name) for name, column in zip(KEYS, groups, strict=True)]
     columns += [sa.cast(sa.func.coalesce(sa.func.sum(c[name]), 0), sa.BigInteger).label(name) for name in SUMS]
     # By position: a repeated expression with bound values is another expression to PostgreSQL.

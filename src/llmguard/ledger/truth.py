@@ -14,7 +14,7 @@ from llmguard.core.call import UNATTRIBUTED
 from llmguard.core.records import BucketCharge
 from llmguard.ledger.codec import decode_charges
 from llmguard.ledger.engine import reading
-from llmguard.ledger.models import QUARTER_MS, entries, rollups
+from llmguard.ledger.models import QUARTER_MS, entries, model_of, rollups
 
 LONGEST_CALL_MS = 60 * 60 * 1000
 """How long before its end a call may have been admitted and still be found by :meth:`Snapshot.settled_since`."""
@@ -51,6 +51,7 @@ _ROLLUPS = _Source(
         "feature": rollups.c.feature,
         "key": _known(rollups.c.key_id),
         "provider": rollups.c.provider,
+        "model": rollups.c.model,
     },
     rollups.c,
 )
@@ -64,7 +65,7 @@ _ENTRIES = _Source(
         "key": _known(entries.c.key_id),
         "provider": entries.c.provider,
         "end_user": _known(entries.c.end_user),
-        "model": entries.c.model_requested,
+        "model": model_of(entries.c),
     },
     entries.c,
 )
@@ -89,7 +90,7 @@ class Snapshot:
 
         ``unit`` `usd` is nano-USD, `tokens` input + output, `calls` distinct calls. ``end_ms`` 0 is no end, as in a
         window `total`. ``where`` maps dimensions (those of :data:`llmguard.core.rules.DIMENSIONS`) to one value.
-        Reads rollups when the window lies on quarter hours and no dimension needs the entries (`end_user`, `model`).
+        Reads rollups when the window lies on quarter hours and no dimension needs the entries (`end_user`).
         """
         where = where or {}
         aligned = start_ms % QUARTER_MS == 0 and end_ms % QUARTER_MS == 0

@@ -98,4 +98,5 @@ def entry_of(x: Exchange, usage: Usage, cost: Cost, source: Source, interrupted:
         x.bytes_out,
         interrupted,
         json.dumps(call.metadata, ensure_ascii=False, sort_keys=True) if call.metadata else None,
+        x.target.model,
     )

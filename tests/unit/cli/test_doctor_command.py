@@ -7,6 +7,7 @@ import socket
 import sqlite3
 from typing import Any
 
+from llmguard.ledger import migrate
 from tests.support.cli import SANDBOX, Cli
 
 
@@ -53,7 +54,7 @@ def test_a_schema_that_is_behind(cli: Cli) -> None:
     sqlite3.connect("llmguard.db").close()
     assert findings(cli, code=1)["ledger"] == (
         "failed",
-        "the schema is at nothing, and 0001 is needed -> run `llmguard migrate`",
+        f"the schema is at nothing, and {migrate.head()} is needed -> run `llmguard migrate`",
     )
 
 

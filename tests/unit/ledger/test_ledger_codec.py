@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llmguard.core.records import Record, VoidRecord
+from llmguard.core.records import Record, SettleRecord, VoidRecord
 from llmguard.ledger import codec
 from tests.support.ledger import entry, hold, partial, sent, settle
 
@@ -31,6 +31,15 @@ def test_a_record_comes_back_as_it_was(record: Record) -> None:
     assert type(codec.decode(found.frames[0][1])) is type(record)
     assert found.seq == 8
     assert found.used == len(frame(7, record))
+
+
+def test_a_record_older_than_the_last_field_of_an_entry_is_still_read() -> None:
+    *older, model = CALL
+    assert model == "gpt-4o"
+    payload = codec.encode((4, (older, settle(CALL).buckets)))
+    record = codec.decode(payload)
+    assert isinstance(record, SettleRecord)
+    assert record.entry == CALL._replace(model="")
 
 
 def test_charges_come_back_as_they_were() -> None:
