@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,21 +38,22 @@ def entry_of(served: Gateway, timeout: float = 10.0, **where: Any) -> dict[str, 
     return found[0]
 
 
-def levels(store: ValkeyServer, unit: str = "usd") -> Counter[str]:
-    """The sums over all buckets of a unit (`usd`, `tokens`, `calls`)."""
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+def levels(store: ValkeyServer, buckets: str) -> Counter[str]:
+    """The sums over the buckets whose names begin so: unit and window, such as `usd|total`."""
+    found = Counter(dict.fromkeys(PARTS, 0))
     with Redis.from_url(store.tcp_url, decode_responses=True) as client:
-        for name in client.scan_iter(match="*b:*"):
+        for name in client.scan_iter(match=f"*b:{buckets}*"):
             values = client.hgetall(name)
-            found[name.partition("|")[0].rpartition(":")[2]].update({k: int(values.get(k, 0)) for k in PARTS})
-    return found[unit]
+            found.update({part: int(values.get(part, 0)) for part in PARTS})
+    return found
 
 
 def check_store(store: ValkeyServer, settled: int, timeout: float = 5.0) -> None:
-    """The store, within ``timeout`` seconds, has settled this much, in nano-USD, and holds nothing more."""
+    """The store, within ``timeout`` seconds, has settled this much over all windows `total`, and holds nothing more."""
     expected = dict.fromkeys(PARTS, 0) | {"settled": settled}
     deadline = time.monotonic() + timeout
-    while (kept := levels(store)) != expected and time.monotonic() < deadline:
+    while (kept := levels(store, "usd|total")) != expected and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert kept == expected
-    assert not +levels(store, "calls")
+    assert kept == expected, f"{dict(kept)}, not {expected}"
+    running = levels(store, "calls")
+    assert not +running, running
