@@ -1,15 +1,16 @@
 """`llmguard budgets list`: how every budget stands."""
 
-# ruff: noqa: PLC0415  the command loads what it needs when it runs
+# ruff: noqa: PLC0415  the command loads what it needs when it runs, and Redis only where it is used
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from llmguard.cli.common import (
+    MEMORY,
     ConfigOption,
     JsonOption,
     moment,
@@ -20,10 +21,12 @@ from llmguard.cli.common import (
     say,
 )
 from llmguard.core.money import usd_string
+from llmguard.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from llmguard.core.buckets import Bucket
     from llmguard.core.moves import Level
+    from llmguard.guard import Guard
 
 app = typer.Typer(help="Budgets and how they stand.", no_args_is_help=True)
 
@@ -43,14 +46,36 @@ def list_budgets(config: ConfigOption = None, as_json: JsonOption = False) -> No
     with open_ledger(guard) as ledger:
         ship_dead_spools(guard, ledger)
         standing = guard.books(ledger).standing()
+    levels = _levels(guard, standing)
     modes = {rule.name: rule.mode for rule in guard.config.budget_rules}
-    rows = [_row(bucket, settled, None, modes.get(bucket.rule, "enforce")) for bucket, settled in standing]
+    rows = [
+        _row(bucket, settled, level, modes.get(bucket.rule, "enforce"))
+        for (bucket, settled), level in zip(standing, levels, strict=True)
+    ]
     if as_json:
         print_json(rows)
         return
     print_table(_COLUMNS, [row | {"scope": _readable(row["scope"])} for row in rows])
     if any(row["held"] is None for row in rows):
         say("held: live calls of the serving process are not visible here")
+
+
+def _levels(guard: Guard, standing: Sequence[tuple[Bucket, int]]) -> Sequence[Level | None]:
+    """What the store knows of each bucket; None where it is in memory, away, or not loaded yet."""
+    unknown = [None] * len(standing)
+    if guard.config.store == MEMORY:
+        return unknown
+    from llmguard.core.moves import Level
+    from llmguard.stores.redis.levels import read_levels
+
+    try:
+        found = read_levels(guard.config.store, [bucket.name for bucket, _ in standing])
+    except StoreUnavailable as error:
+        say(f"{error}; the amounts are the ledger's")
+        return unknown
+    if found is None:
+        return unknown
+    return [found.get(bucket.name, Level(settled, 0, 0, 0)) for bucket, settled in standing]
 
 
 def _row(bucket: Bucket, settled: int, level: Level | None, mode: str) -> dict[str, Any]:
