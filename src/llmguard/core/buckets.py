@@ -50,20 +50,21 @@ class RateBucket:
 class Plan:
     """Every bucket of a call with this attribution, until the first of their windows ends.
 
-    ``policy`` is the value of the `RateLimit-Policy` header (IETF draft-ietf-httpapi-ratelimit-headers-10).
+    ``policy`` is the value of the `RateLimit-Policy` header (IETF draft-ietf-httpapi-ratelimit-headers-10), ``state``
+    that of `RateLimit` with two places for every rate: what is left, and the seconds until it is whole again.
     ``levels`` is what the store said of the buckets at ``seen_at`` (epoch ms, 0: never).
     """
 
-    __slots__ = ("buckets", "budgets", "levels", "policy", "rates", "seen_at", "until")
+    __slots__ = ("buckets", "budgets", "counts_tokens", "levels", "policy", "rates", "seen_at", "state", "until")
 
-    def __init__(
-        self, buckets: tuple[Bucket, ...], rates: tuple[RateBucket, ...], until: int, policy: bytes = b""
-    ) -> None:
+    def __init__(self, buckets: tuple[Bucket, ...], rates: tuple[RateBucket, ...], until: int) -> None:
         self.buckets = buckets
         self.rates = rates
         self.until = until
-        self.policy = policy
+        self.policy = ", ".join(f'"{r.rule}";q={r.limit};w={r.period_ms // 1000}' for r in rates).encode()
+        self.state = ", ".join(f'"{r.rule.replace("%", "%%")}";r=%d;t=%d' for r in rates).encode()
         self.budgets = any(bucket.unit != "calls" for bucket in buckets)
+        self.counts_tokens = any(bucket.unit == "tokens" for bucket in buckets)
         self.seen_at = 0
         self.levels: tuple[Level, ...] = ()
 
@@ -123,8 +124,7 @@ class Planner:
                 rate = _rate_bucket(limit, scope)
                 rates.setdefault(rate.name, rate)
         until = min((b.end for b in buckets.values() if b.end), default=_FOREVER)
-        policy = ", ".join(f'"{r.rule}";q={r.limit};w={r.period_ms // 1000}' for r in rates.values())
-        return Plan(tuple(buckets.values()), tuple(rates.values()), until, policy.encode())
+        return Plan(tuple(buckets.values()), tuple(rates.values()), until)
 
 
 def _match(scope: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str] | None:

@@ -91,7 +91,7 @@ class Quota:
         values = values_of(x.who, x.target.model, x.target.provider)
         plan = self._planner.plan(values, x.now + self._skew, own)
         if x.call.op in ("free", "object"):
-            return Plan(tuple(b for b in plan.buckets if b.unit == "calls"), plan.rates, plan.until, plan.policy)
+            return Plan(tuple(b for b in plan.buckets if b.unit == "calls"), plan.rates, plan.until)
         return plan
 
     def _take(self, x: Exchange, plan: Plan, guess: Estimate) -> None:

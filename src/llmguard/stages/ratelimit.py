@@ -15,18 +15,19 @@ def describe(headers: Headers, family: str, plan: Plan, answer: Admitted) -> Non
     """Append the headers for the tightest request rate and the tightest token limit of the call."""
     requests = tokens = None
     if plan.rates:
-        states = []
+        states: list[int] = []
         for bucket, (left, full_ms) in zip(plan.rates, answer.rate_left, strict=True):
             seconds = -(-full_ms // 1000)
-            states.append(f'"{bucket.rule}";r={left};t={seconds}')
-            state = bucket.limit, left, seconds
+            states += (left, seconds)
             if bucket.unit == "tokens":
-                tokens = state if tokens is None or left < tokens[1] else tokens
+                if tokens is None or left < tokens[1]:
+                    tokens = bucket.limit, left, seconds
             elif requests is None or left < requests[1]:
-                requests = state
+                requests = bucket.limit, left, seconds
         headers.append((b"ratelimit-policy", plan.policy))
-        headers.append((b"ratelimit", ", ".join(states).encode()))
-    tokens = tokens or _token_budget(plan, answer)
+        headers.append((b"ratelimit", plan.state % tuple(states)))
+    if tokens is None and plan.counts_tokens:
+        tokens = _token_budget(plan, answer)
     if requests is not None:
         _append(headers, family, b"requests", *requests)
     if tokens is not None:

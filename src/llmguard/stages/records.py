@@ -9,6 +9,8 @@ from llmguard.core.money import Cost
 from llmguard.core.records import BucketCharge, Entry, HoldRecord, SettleRecord
 from llmguard.core.usage import Source, Usage
 
+_tuple = tuple.__new__
+
 
 def hold_record(x: Exchange) -> HoldRecord:
     """What will be charged if nothing more is heard of this call: its estimate."""
@@ -26,7 +28,7 @@ def settle_record(x: Exchange, usage: Usage, cost: Cost, source: Source, ending:
     """How the call ended."""
     interrupted = None if ending is Ending.DONE else ending.value
     entry = entry_of(x, usage, cost, source, interrupted)
-    created = tuple([(ref.kind, ref.id) for ref in x.created])
+    created = tuple([(ref.kind, ref.id) for ref in x.created]) if x.created else ()
     deleted = x.call.deletes
     gone = ((deleted.kind, deleted.id),) if deleted is not None and x.status < 300 else ()
     return SettleRecord(entry, charges(x, cost.total, usage), created, gone)
@@ -39,7 +41,9 @@ def charges(x: Exchange, cost: int, usage: Usage) -> tuple[BucketCharge, ...]:
     tokens = usage.input_tokens + usage.output_tokens
     return tuple(
         [
-            BucketCharge(b.name, b.unit, cost if b.unit == "usd" else tokens if b.unit == "tokens" else 0, b.end)
+            _tuple(
+                BucketCharge, (b.name, b.unit, cost if b.unit == "usd" else tokens if b.unit == "tokens" else 0, b.end)
+            )
             for b in x.plan.buckets
         ]
     )
@@ -48,13 +52,13 @@ def charges(x: Exchange, cost: int, usage: Usage) -> tuple[BucketCharge, ...]:
 def entry_of(x: Exchange, usage: Usage, cost: Cost, source: Source, interrupted: str | None) -> Entry:
     """One row. Times not yet known are zero.
 
-    Written by position, in the order of :class:`Entry`: two of these are made for every call.
+    Written by position, in the order of :class:`Entry`, and past its constructor: two are made for every call.
     """
     call, who, reader = x.call, x.who, x.reader
     assert x.quote is not None
     first = x.first_byte_at
     served, finish = (reader.model, reader.finish_reason) if reader is not None else (None, None)
-    return Entry(
+    fields = (
         x.event_id,
         x.attempt_id,
         "POST",
@@ -100,3 +104,4 @@ def entry_of(x: Exchange, usage: Usage, cost: Cost, source: Source, interrupted:
         json.dumps(call.metadata, ensure_ascii=False, sort_keys=True) if call.metadata else None,
         x.target.model,
     )
+    return _tuple(Entry, fields)
