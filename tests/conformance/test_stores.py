@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Queue, get_context
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import msgspec
@@ -13,16 +18,25 @@ from redis import Redis
 from llmguard.core.balances import KEEP_MS
 from llmguard.core.leases import Lease, Status
 from llmguard.core.limits import Book
-from llmguard.core.moves import ROLLING_PARTS, Again, Truth
+from llmguard.core.moves import ROLLING_PARTS, Admitted, Again, Charge, Hold, Level, Release, Reserve, Settle, Truth
 from llmguard.stores.memory import MemoryStore
-from llmguard.stores.redis import RedisStore
-from tests.support.traffic import Traffic
+from llmguard.stores.redis import AsyncRedisStore, RedisStore
+from tests.support.traffic import YEAR_2100, Traffic
 from tests.support.valkey import ValkeyServer
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ValkeyServer]:
     with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[ValkeyServer]:
+    binary = shutil.which("redis-server")
+    if binary is None:
+        pytest.skip("there is no redis-server on the path")
+    with ValkeyServer(binary) as server:
         yield server
 
 
@@ -168,20 +182,115 @@ def _invariants(book: Book) -> None:
         assert balance.exposure >= 0, name
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_random_moves_get_the_same_answers_and_leave_the_same_state(server: ValkeyServer, seed: int) -> None:
+def _compare(server: ValkeyServer, seed: int, batches: int) -> None:
     traffic = Traffic(seed)
     pair = Pair(server, f"seed-{seed}", traffic.now)
     try:
         assert isinstance(pair.apply(traffic.batch())[0], Again)
         pair.load()
-        for step in range(600):
+        for step in range(1, batches + 1):
             pair.now = traffic.advance()
             moves = traffic.batch()
             traffic.learn(moves, pair.apply(moves))
             _invariants(pair.memory.book)
             if step % 25 == 0:
                 pair.compare()
-        pair.compare()
+            if step % 150 == 0:
+                pair.load(traffic.truth(), rebuild=True)
+                pair.compare()
     finally:
         pair.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_moves_get_the_same_answers_and_leave_the_same_state(server: ValkeyServer, seed: int) -> None:
+    _compare(server, seed, 500)
+
+
+def test_the_oldest_supported_redis_does_the_same(redis_server: ValkeyServer) -> None:
+    _compare(redis_server, 100, 300)
+
+
+def test_amounts_beyond_nine_million_dollars_are_exact(server: ValkeyServer) -> None:
+    pair = Pair(server, "large", YEAR_2100)
+    huge = 3 * 2**53 + 1
+    try:
+        pair.load(Truth((Charge("usd|total", huge), Charge("usd|other", 2**52 - 1)), ()))
+        pair.apply([Settle("a", 3, pair.now, (Charge("usd|total", 3), Charge("usd|other", 2**20 + 1)))])
+        pair.apply([Settle("b", 3, pair.now, (Charge("usd|total", 1), Charge("usd|other", 1)))])
+        pair.compare()
+        assert pair.memory.book.balances["usd|total"].settled == huge + 4
+    finally:
+        pair.close()
+
+
+def test_a_store_that_forgot_writes_goes_cold_and_is_loaded_again(server: ValkeyServer) -> None:
+    pair = Pair(server, "failover", YEAR_2100)
+    try:
+        pair.load()
+        (first,) = pair.apply([Reserve("a", "p1", 60_000, ())])
+        pair.raw.decr(pair.prefix + "seq")
+        pair.memory.book.seq -= 1
+        answers = pair.apply([Reserve("b", "p1", 60_000, (), seq=first.seq), Release("a")])
+        assert [answer.why for answer in answers] == ["cold", "cold"]
+        assert pair.redis.needs_load() is pair.memory.needs_load() is True
+        pair.load()
+        (again,) = pair.apply([Reserve("b", "p1", 60_000, (), seq=first.seq)])
+        assert isinstance(again, Admitted)
+    finally:
+        pair.close()
+
+
+# ---------------------------------------------------------------------- 500 calls at once against room for 100
+
+
+def _thousand(rid: str) -> Reserve:
+    return Reserve(rid, "p1", 60_000, (Hold("tokens|total", 100_000, 100_000, 1_000, 1_000),))
+
+
+def _end(rid: str) -> Settle:
+    return Settle(rid, 3, 0, (Charge("tokens|total", 1_000),))
+
+
+def test_500_threads_never_overshoot_in_memory() -> None:
+    store = MemoryStore()
+    store.load(lambda: EMPTY)
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda i: store.apply([_thousand(f"{i:03}")])[0], range(500)))
+    admitted = [f"{i:03}" for i, answer in enumerate(answers) if isinstance(answer, Admitted)]
+    assert len(admitted) == 100
+    store.apply([_end(rid) for rid in admitted])
+    assert repr(store.book.balances["tokens|total"].level()) == repr(Level(100_000, 0, 0, 0))
+
+
+def _worker(url: str, process: int, start: Barrier, admitted: Queue[list[str]]) -> None:
+    async def calls() -> list[str]:
+        store = AsyncRedisStore(url, "rush")
+        start.wait(30)
+        rids = [f"{process}-{i:03}" for i in range(125)]
+        answers = await asyncio.gather(*[store.apply([_thousand(rid)]) for rid in rids])
+        passed = [rid for rid, (answer,) in zip(rids, answers, strict=True) if isinstance(answer, Admitted)]
+        for rid in passed:
+            await store.apply([_end(rid)])
+        await store.aclose()
+        return passed
+
+    admitted.put(asyncio.run(calls()))
+
+
+def test_500_calls_of_four_processes_never_overshoot_on_a_server(server: ValkeyServer) -> None:
+    store = RedisStore(server.url, "rush", grace_ms=0)
+    assert store.load(lambda: EMPTY) is True
+    context = get_context("spawn")
+    start, admitted = context.Barrier(4), context.Queue()
+    workers = [context.Process(target=_worker, args=(server.url, i, start, admitted)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    rids = [rid for _ in workers for rid in admitted.get(timeout=60)]
+    for worker in workers:
+        worker.join(30)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    assert len(rids) == len(set(rids)) == 100
+    (answer,) = store.apply([_thousand("late")])
+    assert (answer.why, repr(answer.level)) == ("spent", repr(Level(100_000, 0, 0, 0)))  # type: ignore[union-attr]
+    store.close()

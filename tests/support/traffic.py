@@ -11,6 +11,7 @@ from llmguard.core.moves import (
     Assert,
     Charge,
     Correct,
+    Counted,
     Extend,
     Hold,
     Known,
@@ -23,6 +24,7 @@ from llmguard.core.moves import (
     Reserve,
     Settle,
     Trip,
+    Truth,
     Untrip,
     sub_window_end,
 )
@@ -47,6 +49,7 @@ class Traffic:
         self._recent: list[str] = []
         self._admitted: dict[str, int] = {}
         self._seq = 0
+        self._rules = 0
 
     def advance(self) -> int:
         self.now += self._random.choices(_STEPS, _STEP_WEIGHTS)[0]
@@ -63,6 +66,13 @@ class Traffic:
                 self._seq = max(self._seq, answer.seq)
                 if move.part is Part.GATE:
                     self._gated.append(move)
+
+    def truth(self) -> Truth:
+        """What a ledger might know: some sums, and some of the calls that were counted in them."""
+        sums = {(c.name, c.window_end): c for c in self._charges("") + self._charges("") if not c.concurrency}
+        rids = self._random.sample(self._recent, min(len(self._recent), 10))
+        counted = [Counted(rid, self._random.randrange(0, 4), self._charges(rid)) for rid in rids]
+        return Truth(list(sums.values()), counted)
 
     def _move(self) -> Move:
         kinds = (self._reserve, self._second, self._settle, self._release, self._renew, self._extend, self._rare)
@@ -135,8 +145,14 @@ class Traffic:
             r.choice((0, 5, 20)),
             r.random() < 0.8,
             self._seq,
-            r.choices((0, 1), (1, 0))[0],
+            self._version(),
         )
+
+    def _version(self) -> int:
+        """The rules' version: raised now and then; one caller in fifty has an old one."""
+        dice = self._random.random()
+        self._rules += dice < 0.005
+        return self._rules - (dice > 0.98)
 
     def _second(self) -> Move:
         """The money part of a call whose gate was taken before."""

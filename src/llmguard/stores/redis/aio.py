@@ -148,23 +148,28 @@ class _Wire:
         # asyncio.timeout around the whole exchange stands in for the socket's own.
         self._pool: Any = ConnectionPool.from_url(url, **{**server.patience(server.TIMEOUT_S), "socket_timeout": None})
         self._idle: list[Any] = []
+        self._room = asyncio.Semaphore(server.CONNECTIONS)
 
     async def exchange(self, command: bytes) -> bytes:
-        connection = self._idle.pop() if self._idle else self._pool.make_connection()
-        try:
-            await connection.send_packed_command(command, check_health=False)
-            reply: bytes = await connection.read_response()
-        except ResponseError:
+        async with self._room:
+            connection = self._idle.pop() if self._idle else self._pool.make_connection()
+            try:
+                await connection.send_packed_command(command, check_health=False)
+                reply: bytes = await connection.read_response()
+            except ResponseError as error:
+                if MISSING in str(error):
+                    self._idle.append(connection)
+                else:  # perhaps no longer the primary: look up the name again
+                    await connection.disconnect()
+                raise
+            except Disconnected:
+                await self.aclose()  # whatever broke this one has broken the others
+                raise
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
             self._idle.append(connection)
-            raise
-        except Disconnected:
-            await self.aclose()  # whatever broke this one has broken the others
-            raise
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        self._idle.append(connection)
-        return reply
+            return reply
 
     async def aclose(self) -> None:
         while self._idle:

@@ -153,8 +153,11 @@ class _Wire:
         try:
             connection.send_packed_command([command], check_health=False)
             reply: bytes = connection.read_response()
-        except ResponseError:
-            self._idle.append(connection)
+        except ResponseError as error:
+            if MISSING in str(error):
+                self._idle.append(connection)
+            else:  # perhaps no longer the primary: look up the name again
+                connection.disconnect()
             raise
         except Disconnected:
             self.close()  # whatever broke this one has broken the others

@@ -26,6 +26,9 @@ TURN_MS = 60_000
 BATCH = 500
 """Moves per script call; a longer one would keep the server from everybody else."""
 
+CONNECTIONS = 8
+"""Most connections of one asynchronous store: calls beyond wait, since opening one costs more than many answers."""
+
 _FLOOR = (7, 0)
 
 
@@ -58,7 +61,7 @@ def name(url: str) -> str:
 
 def unavailable(url: str, error: BaseException) -> StoreUnavailable:
     """What a caller is told when the store did not answer."""
-    return StoreUnavailable(f"quota store {name(url)} did not answer: {error or type(error).__name__}")
+    return StoreUnavailable(f"quota store {name(url)} did not answer: {str(error) or type(error).__name__}")
 
 
 @contextmanager
