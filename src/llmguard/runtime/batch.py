@@ -86,6 +86,7 @@ class Batcher:
             answers = await self._apply([move for move, _ in batch])
         except StoreUnavailable as error:
             self._failed(batch, error)
+            self._turn_away(error)
             return
         except BaseException:
             self._failed(batch, StoreUnavailable("the request to the quota store was broken off"))
@@ -96,6 +97,12 @@ class Batcher:
                     self._owed.append(move)
             elif not future.done():
                 future.set_result(answer)
+
+    def _turn_away(self, error: StoreUnavailable) -> None:
+        """The store is away, so those in line hear it now: trying for each of them would make it wait twice as long."""
+        line = [pair for pair in self._queue if pair[1] is not None]
+        self._queue = [pair for pair in self._queue if pair[1] is None]
+        self._failed(line, error)
 
     def _failed(self, batch: list[tuple[Move, asyncio.Future[Answer] | None]], error: StoreUnavailable) -> None:
         for move, future in batch:

@@ -85,6 +85,30 @@ def test_who_waits_hears_that_the_store_is_away_and_who_does_not_is_owed() -> No
     asyncio.run(run())
 
 
+def test_who_stands_in_line_for_a_store_that_is_away_hears_it_with_the_first() -> None:
+    async def run() -> None:
+        store = Store()
+        store.away = True
+        store.gate.clear()
+        batcher = Batcher(store.apply)
+        first = [batcher.ask(extend("a"))]
+        await asyncio.sleep(0)
+        first.append(batcher.ask(extend("b")))
+        await asyncio.sleep(0)
+        in_line = batcher.ask(extend("c"))
+        batcher.tell(Release("d"))
+        store.gate.set()
+        for future in (*first, in_line):
+            with pytest.raises(StoreUnavailable):
+                await future
+        await batcher.drain()
+        asked = [move.rid for batch in store.batches for move in batch if isinstance(move, Extend)]
+        assert asked == ["a", "b"]
+        assert batcher.owed == 1
+
+    asyncio.run(run())
+
+
 def test_a_cold_store_is_told_again_later() -> None:
     async def run() -> None:
         store = Store()
