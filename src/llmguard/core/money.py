@@ -14,7 +14,9 @@ from llmguard.core.usage import Usage
 NANO = 10**9
 FEMTO_PER_NANO = 10**6
 
-PLAIN_TIERS = frozenset(("", "default", "standard", "on_demand", "flex", "batch", "scale", "provisioned"))
+PLAIN_TIERS = frozenset(
+    ("", "default", "standard", "on_demand", "flex", "batch", "scale", "provisioned", "unspecified")
+)
 """Service tiers of providers that never cost more than the plain price of a model."""
 
 

@@ -20,6 +20,7 @@ from llmguard.providers.anthropic_reply import MessagesReader, error_body
 from llmguard.providers.base import (
     decode,
     encode,
+    most_searches,
     need_str,
     splice,
     take_bool,
@@ -52,6 +53,7 @@ _PLAIN = frozenset({"model", "messages", "max_tokens", "stream", "system", "temp
     "metadata",
     "output_config",
     "service_tier",
+    "speed",
     "stop_sequences",
     "thinking",
     "top_k",
@@ -72,7 +74,8 @@ class _Prompt:
     """What a prompt has beside its text.
 
     ``encoded`` bytes of base64, ``tokens`` of media, tools and instructions, ``unseen`` input that lies or comes from
-    elsewhere, parts that are to be ``cached`` and ``cited``, and the objects at the provider that it names.
+    elsewhere, parts that are to be ``cached`` and ``cited``, how often it may search the web, and the objects at the
+    provider that it names.
     """
 
     encoded: int = 0
@@ -80,6 +83,7 @@ class _Prompt:
     unseen: bool = False
     cached: bool = False
     cited: bool = False
+    searches: int = 0
     reads: tuple[ObjectRef, ...] = ()
 
     def tools(self, tools: list[Any]) -> None:
@@ -93,6 +97,8 @@ class _Prompt:
             if kind is not None and kind != "custom":
                 self.tokens += BUILT_IN_TOOL_TOKENS
                 self.unseen = self.unseen or not kind.startswith(_CLIENT_TOOLS)
+                if kind.startswith("web_search"):
+                    self.searches += most_searches(take_int(tool, "max_uses", param="tools.max_uses"))
                 self.names(tool)
 
     def names(self, value: dict[str, Any]) -> None:
@@ -172,6 +178,9 @@ class AnthropicMessages:
             server_context=prompt.unseen,
             writes_cache=prompt.cached,
             hidden_output=_thinks(doc, name),
+            # Not `service_tier`: Priority Tier is capacity bought beforehand, its tokens have no price of their own.
+            service_tier=take_str(doc, "speed"),
+            web_searches=prompt.searches,
             reads=tuple(dict.fromkeys(prompt.reads)) if prompt.reads else (),
         )
 

@@ -22,6 +22,12 @@ MAX_VALUES = 1_000_000
 MAX_INT = 2**63 - 1
 LARGE_BODY = 128 * 1024
 
+MOST_SEARCHES = 20
+"""Searches of one call that names no limit: twice the ten turns after which Anthropic pauses a loop of its tools (docs
+"Server tools"); recorded answers of all providers have at most eight."""
+SEARCHES_END = 1_000
+"""No provider goes on for longer, whatever limit a call names."""
+
 encode = msgspec.json.Encoder().encode
 _raw_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -146,6 +152,11 @@ def take_list(doc: Mapping[str, Any], name: str, *, param: str | None = None) ->
     if value is not None and type(value) is not list:
         raise wrong(param or name, value, "an array")
     return value
+
+
+def most_searches(named: int | None, assumed: int = MOST_SEARCHES) -> int:
+    """How often a tool of the provider may search in one call: as often as the call names, else ``assumed``."""
+    return assumed if named is None else min(named, SEARCHES_END)
 
 
 def splice(body: bytes, changes: Mapping[str, bytes], *, present: Mapping[str, Any]) -> bytes:

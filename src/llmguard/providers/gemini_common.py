@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from llmguard.core.call import ObjectRef
@@ -31,6 +32,7 @@ VIDEO_BYTES_PER_TOKEN = 8
 """Films have 263 tokens a second (docs "Understand and count tokens"): 17 kbit/s."""
 
 _UPPER = re.compile("[A-Z]")
+_BY_PROMPT = re.compile(r"gemini-[12]\b")
 _TEXTUAL = frozenset({"text", "thought", "thoughtSignature", "thought_signature", "functionCall", "function_call"})
 _SILENT_LEAVES = frozenset({"data", "mimeType", "mime_type", "role", "thoughtSignature", "thought_signature", "id"})
 
@@ -86,6 +88,13 @@ def check_model(doc: Mapping[str, Any], model: str, param: str = "model") -> Non
         raise BadCall(f"'{param}' must be the model in the path, 'models/{model}'.", code="invalid_value", param=param)
 
 
+@lru_cache
+def searches_per_prompt(model: str) -> bool:
+    """Whether Google bills a prompt that searched once, as it does up to Gemini 2.5; later it bills each query (docs
+    "Grounding with Google Search", pricing)."""
+    return _BY_PROMPT.search(model) is not None
+
+
 _MIME_TYPE = both_spellings("mimeType")
 
 
@@ -94,13 +103,14 @@ class Prompt:
     """What a prompt has beside its text.
 
     ``encoded`` bytes of base64, ``tokens`` of media, ``unseen`` input that lies or comes from elsewhere, whether there
-    is ``audio``, and the objects at the provider that it names.
+    is ``audio``, whether the web may be searched, and the objects at the provider that it names.
     """
 
     encoded: int = 0
     tokens: int = 0
     unseen: bool = False
     audio: bool = False
+    searches: bool = False
     reads: tuple[ObjectRef, ...] = ()
 
     def contents(self, contents: list[dict[str, Any]]) -> None:

@@ -12,13 +12,14 @@ from llmguard.core.call import Call, Edits, Request
 from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
 from llmguard.errors import BadCall
-from llmguard.providers.base import decode, encode, member, splice, take_object, take_str, wrong
+from llmguard.providers.base import MOST_SEARCHES, decode, encode, member, splice, take_object, take_str, wrong
 from llmguard.providers.gemini_array import ArrayReader
 from llmguard.providers.gemini_common import (
     FAMILY,
     Prompt,
     both_spellings,
     check_model,
+    searches_per_prompt,
     spellings,
     strings,
     take_int32,
@@ -35,6 +36,7 @@ _FIELDS = both_spellings(
     "labels",
     "model",
     "safetySettings",
+    "serviceTier",
     "systemInstruction",
     "toolConfig",
     "tools",
@@ -42,6 +44,7 @@ _FIELDS = both_spellings(
 _SETTINGS = both_spellings("candidateCount", "maxOutputTokens", "responseModalities", "thinkingConfig")
 _THINKING = both_spellings("thinkingBudget")
 _FUNCTIONS = frozenset(both_spellings("functionDeclarations"))
+_SEARCHES = frozenset(both_spellings("googleSearch", "googleSearchRetrieval", "enterpriseWebSearch"))
 
 
 class GeminiGenerate:
@@ -81,6 +84,8 @@ class GeminiGenerate:
             server_context=prompt.unseen,
             audio=prompt.audio or _speaks(config, settings),
             hidden_output=_thinks(config, settings),
+            service_tier=_tier(doc, names),
+            web_searches=_most_searches(model) if prompt.searches else 0,
             reads=tuple(dict.fromkeys(prompt.reads)) if prompt.reads else (),
         )
 
@@ -129,6 +134,7 @@ def _read_prompt(doc: dict[str, Any], names: dict[str, str]) -> Prompt:
         for tool in take_objects(doc, "tools"):
             if tool.keys() - _FUNCTIONS:
                 prompt.unseen = True
+                prompt.searches = prompt.searches or not _SEARCHES.isdisjoint(tool)
                 prompt.other("tools", tool)
     if "cachedContent" in names:
         cached = take_str(doc, names["cachedContent"])
@@ -138,6 +144,15 @@ def _read_prompt(doc: dict[str, Any], names: dict[str, str]) -> Prompt:
         for name in doc.keys() - _FIELDS.keys():
             prompt.other(name, doc[name])
     return prompt
+
+
+def _tier(doc: dict[str, Any], names: dict[str, str]) -> str | None:
+    tier = take_str(doc, names["serviceTier"]) if "serviceTier" in names else None
+    return tier.lower() if tier else None
+
+
+def _most_searches(model: str) -> int:
+    return 1 if searches_per_prompt(model) else MOST_SEARCHES
 
 
 def _system(doc: dict[str, Any], name: str) -> list[dict[str, Any]]:

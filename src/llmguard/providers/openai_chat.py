@@ -14,6 +14,7 @@ from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
 from llmguard.errors import BadCall
 from llmguard.providers.base import (
+    MOST_SEARCHES,
     decode,
     encode,
     member,
@@ -30,6 +31,7 @@ from llmguard.providers.openai_common import (
     FAMILY,
     MAX_CHOICES,
     MAX_OUTPUT,
+    always_searches,
     end_user,
     hides_output,
     is_reasoning_model,
@@ -81,6 +83,7 @@ class OpenAIChat:
         doc = decode(body)
         name = model_name(doc, model)
         content = Content(name)
+        content.searches_web = always_searches(name)
         _look_at_messages(doc, content)
         choices = 1 if endpoint.endswith("/chat/completions") else _count_prompts(doc)
         hidden = hides_output(name, doc.get("reasoning_effort"))
@@ -114,6 +117,8 @@ class OpenAIChat:
             writes_cache=True,
             audio=content.audio,
             hidden_output=hidden,
+            service_tier=take_str(doc, "service_tier"),
+            web_searches=MOST_SEARCHES if content.searches_web else 0,
             reads=content.reads,
             creates="chat_completion" if take_bool(doc, "store") else None,
         )
@@ -201,12 +206,14 @@ def _look_at_tools(doc: dict[str, Any], content: Content) -> None:
     for tool in take_list(doc, "tools") or ():
         if type(tool) is not dict:
             raise wrong("tools", tool, "an array of tool objects")
-        if tool.get("type") not in _LOCAL_TOOLS:
+        kind = tool.get("type")
+        if kind not in _LOCAL_TOOLS:
             content.unseen = True
+            content.searches_web = content.searches_web or "search" in str(kind)
     if any(map(doc.get, _FRAMED)):
         content.tokens += TOOL_TOKENS
     if any(doc.get(name) is not None for name in _SERVER_TOOLS):
-        content.unseen = True
+        content.unseen = content.searches_web = True
     if "audio" in (take_list(doc, "modalities") or ()):
         content.audio = True
 

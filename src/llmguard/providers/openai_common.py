@@ -59,6 +59,17 @@ def _reasons_unseen(model: str) -> bool:
     return is_reasoning_model(model) or _OTHERS_REASON.search(model) is not None
 
 
+@lru_cache
+def always_searches(model: str) -> bool:
+    """Whether a name is one of OpenAI's models that search the web before every answer, and do not report it."""
+    return "-search-preview" in model or "-search-api" in model
+
+
+def tier_served(word: object) -> str | None:
+    """The tier that a reply names, unless it only repeats that the provider shall choose one."""
+    return word if type(word) is str and word and word != "auto" else None
+
+
 def error_object(refuse: Refuse, request_id: str) -> dict[str, Any]:
     """The ``error`` object of OpenAI's API, with the `llmguard` object inside."""
     fallback = "server_error" if refuse.status >= 500 else "invalid_request_error"

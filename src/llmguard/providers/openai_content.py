@@ -41,10 +41,13 @@ class Content:
 
     ``inline`` is the length of base64 payloads in the body, ``tokens`` their worst case, ``audio`` whether there is
     any, ``reads`` the objects named; ``unseen`` says that something adds input whose size nobody here can know.
+    ``searches_web`` and ``searches_files`` say that a tool of the provider may do so.
     """
 
     audio = False
     inline = 0
+    searches_files = False
+    searches_web = False
     reads: tuple[ObjectRef, ...] = ()
     tokens = 0
     unseen = False

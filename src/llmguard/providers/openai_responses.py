@@ -11,8 +11,10 @@ from llmguard.core.ports import Reader
 from llmguard.errors import BadCall
 from llmguard.providers import objects
 from llmguard.providers.base import (
+    MOST_SEARCHES,
     decode,
     encode,
+    most_searches,
     splice,
     take_bool,
     take_int,
@@ -57,6 +59,11 @@ _OUTPUT_ITEMS = frozenset(
 _TOOL_ITEMS = frozenset(("additional_tools", "tool_search_output"))
 _ITEM_TEXTS = ("name", "arguments", "input", "encrypted_content")
 
+_WEB_SEARCHES = ("web_search", "x_search", "attachment_search")
+_FILE_SEARCHES = frozenset(("file_search", "collections_search"))
+
+RESEARCH_SEARCHES = 200
+"""Searches of a deep-research model whose call names no limit; such answers have dozens."""
 TOKENS_PER_ITEM = 4
 REPLY_PRIMING = 3
 
@@ -98,6 +105,9 @@ class OpenAIResponses:
             writes_cache=True,
             audio=content.audio,
             hidden_output=hides_output(name, reasoning.get("effort")),
+            service_tier=take_str(doc, "service_tier"),
+            web_searches=_most_searches(doc, name) if content.searches_web else 0,
+            file_searches=_most_searches(doc, name) if content.searches_files else 0,
             reads=tuple(dict.fromkeys(reads)),
             creates=None if take_bool(doc, "store") is False else "response",
         )
@@ -243,6 +253,17 @@ class _Prompt:
             elif kind not in _LOCAL_TOOLS if type(kind) is str else kind is not None:
                 self.content.unseen = True
                 self.unknown.append(tool)
+                self._searches(kind)
+
+    def _searches(self, kind: Any) -> None:
+        if type(kind) is str:
+            self.content.searches_files = self.content.searches_files or kind in _FILE_SEARCHES
+            self.content.searches_web = self.content.searches_web or kind.startswith(_WEB_SEARCHES)
+
+
+def _most_searches(doc: dict[str, Any], model: str) -> int:
+    named = take_int(doc, "max_tool_calls", minimum=1, maximum=MAX_OUTPUT)
+    return most_searches(named, RESEARCH_SEARCHES if "deep-research" in model else MOST_SEARCHES)
 
 
 def _item_texts(item: dict[str, Any]) -> list[str]:
