@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from llmguard.core.moves import Answer, Begin, Done, Known, Move, Open, Truth, Turn
 from llmguard.stores.pieces import PIECE, pieces
@@ -39,14 +40,14 @@ class AsyncRedisStore:
         self._prefix = prefix(namespace, tested=clock is not None)
         self._grace_ms = grace_ms
         self._clock = clock
-        options = server.patience(10 * server.TIMEOUT_S)  # for the rare long commands; a batch has its own timeout
-        self._client: Any
-        self._wire: _Wire | None = None
-        if server.is_cluster(url):
-            self._client = RedisCluster.from_url(server.plain(url), **options)
-        else:
-            self._client = Redis.from_url(server.plain(url), **options)
-            self._wire = _Wire(url)
+        self._wire = None if server.is_cluster(url) else _Wire(url)
+
+    @cached_property
+    def _client(self) -> Any:
+        """For the rare long commands, and for all of a cluster."""
+        if self._wire:
+            return Redis.from_url(self._url, **server.patience(10 * server.TIMEOUT_S))
+        return RedisCluster.from_url(server.plain(self._url), **server.patience(server.TIMEOUT_S))
 
     async def apply(self, moves: Sequence[Move]) -> list[Answer]:
         """Apply the moves; the answers are in their order. Raises StoreUnavailable."""
@@ -65,7 +66,7 @@ class AsyncRedisStore:
                     reply = await self._send(command)
                 except Disconnected:
                     reply = await self._send(command)
-        except (RedisError, OSError, TimeoutError) as error:
+        except server.FAILURES as error:
             raise server.unavailable(self._url, error) from error
         return batch.answers(reply)
 
@@ -75,14 +76,16 @@ class AsyncRedisStore:
         except ResponseError as error:
             if MISSING not in str(error):
                 raise
-        await self._exchange(INSTALL)
+        if self._wire:
+            await self._wire.exchange(packed(INSTALL))
+        else:
+            await self._client.execute_command(*INSTALL, target_nodes=RedisCluster.PRIMARIES)
         return await self._exchange(command)
 
     async def _exchange(self, command: Command) -> bytes:
         if self._wire:
             return await self._wire.exchange(packed(command))
-        node = self._client.get_node_from_key(self._prefix)
-        reply: bytes = await self._client.execute_command(*command, target_nodes=node)
+        reply: bytes = await self._client.execute_command(*command)
         return reply
 
     async def check(self) -> None:
@@ -138,7 +141,8 @@ class AsyncRedisStore:
         """Drop all connections."""
         if self._wire:
             await self._wire.aclose()
-        await self._client.aclose()
+        if "_client" in self.__dict__:
+            await self._client.aclose()
 
 
 class _Wire:

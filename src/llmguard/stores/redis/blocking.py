@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from redis import Redis
@@ -40,14 +41,14 @@ class RedisStore:
         self._prefix = prefix(namespace, tested=clock is not None)
         self._grace_ms = grace_ms
         self._clock = clock
-        options = server.patience(10 * server.TIMEOUT_S)  # for the rare long commands; a batch has its own timeout
-        self._client: Any
-        self._wire: _Wire | None = None
-        if server.is_cluster(url):
-            self._client = RedisCluster.from_url(server.plain(url), **options)
-        else:
-            self._client = Redis.from_url(url, **options)
-            self._wire = _Wire(url)
+        self._wire = None if server.is_cluster(url) else _Wire(url)
+
+    @cached_property
+    def _client(self) -> Any:
+        """For the rare long commands, and for all of a cluster."""
+        if self._wire:
+            return Redis.from_url(self._url, **server.patience(10 * server.TIMEOUT_S))
+        return RedisCluster.from_url(server.plain(self._url), **server.patience(server.TIMEOUT_S))
 
     def apply(self, moves: Sequence[Move]) -> list[Answer]:
         """Apply the moves; the answers are in their order. Raises StoreUnavailable."""
@@ -71,14 +72,16 @@ class RedisStore:
         except ResponseError as error:
             if MISSING not in str(error):
                 raise
-        self._exchange(INSTALL)
+        if self._wire:
+            self._wire.exchange(packed(INSTALL))
+        else:
+            self._client.execute_command(*INSTALL, target_nodes=RedisCluster.PRIMARIES)
         return self._exchange(command)
 
     def _exchange(self, command: Command) -> bytes:
         if self._wire:
             return self._wire.exchange(packed(command))
-        node = self._client.get_node_from_key(self._prefix)
-        reply: bytes = self._client.execute_command(*command, target_nodes=node)
+        reply: bytes = self._client.execute_command(*command)
         return reply
 
     def check(self) -> None:
@@ -134,7 +137,8 @@ class RedisStore:
         """Drop all connections."""
         if self._wire:
             self._wire.close()
-        self._client.close()
+        if "_client" in self.__dict__:
+            self._client.close()
 
 
 class _Wire:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 from llmguard.core.moves import Again, Answer, Move
@@ -28,6 +28,9 @@ BATCH = 500
 
 CONNECTIONS = 8
 """Most connections of one asynchronous store: calls beyond wait, since opening one costs more than many answers."""
+
+FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""Everything that redis-py and a socket may raise."""
 
 _FLOOR = (7, 0)
 
@@ -69,7 +72,7 @@ def answering(url: str) -> Iterator[None]:
     """Turn what a client library raises inside into StoreUnavailable."""
     try:
         yield
-    except (RedisError, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise unavailable(url, error) from error
 
 
