@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-import logging
 import socket
 import sys
 from pathlib import Path
@@ -49,8 +48,7 @@ def serve(
     _check_options(guard.config, host, workers)
     _check_machine(guard.config, host, port)
     _check_store(guard)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    server.set_up_logging()
     if guard.config.development:
         _welcome(guard, host, port)
     server.share_config(config)

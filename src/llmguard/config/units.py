@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-import limits
-
 from llmguard.core.money import nano_from_usd
 from llmguard.core.rules import PPM, BudgetRule, LimitKind, Unit
 from llmguard.core.windows import Window
@@ -155,6 +153,8 @@ def rate(value: object) -> Rate:
 
 
 def _period(text: str, fix: str) -> tuple[int, int]:
+    import limits  # noqa: PLC0415  a tenth of a second that most commands can do without
+
     try:
         items = limits.parse_many(text)
     except ValueError:

@@ -53,7 +53,11 @@ def _sqlite(url: URL) -> Engine:
 def _postgresql(url: URL) -> Engine:
     # A pooler in transaction mode hands every transaction another server process: nothing may be prepared there.
     options = {"prepare_threshold": None, "connect_timeout": CONNECT_S, "tcp_user_timeout": 10_000}
-    return sa.create_engine(url, connect_args=options, pool_size=2, max_overflow=8, pool_pre_ping=True)
+    try:
+        return sa.create_engine(url, connect_args=options, pool_size=2, max_overflow=8, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        fix = "pip install 'llmguard-gateway[postgres]', or write sqlite:///llmguard.db"
+        raise ConfigError([Problem("ledger", "PostgreSQL needs the postgres extra", fix)]) from error
 
 
 def _private_file(dialect: Any, record: Any, args: list[Any], options: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -37,6 +38,7 @@ class _Announced(Application):
 
 def create_worker() -> Application:
     """The application of one of several workers, configured from the environment."""
+    set_up_logging()
     return _Announced(Guard())
 
 
@@ -67,6 +69,12 @@ def run(guard: Guard, *, host: str, port: int, workers: int) -> None:
         uvicorn.Server(config).run()
     else:
         Multiprocess(config, sockets=[config.bind_socket()]).run()
+
+
+def set_up_logging() -> None:
+    """Log to standard error: what is wrong, and what the operator should know."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def share_config(path: str | None) -> None:
