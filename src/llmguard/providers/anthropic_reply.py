@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import msgspec
@@ -80,11 +81,22 @@ _message = msgspec.json.Decoder(_Message).decode
 def usage_of(reported: dict[str, Any]) -> Usage:
     """Usage in llmguard's convention: Anthropic's `input_tokens` leaves out what was read from or put into the cache.
 
-    With server tools `iterations` lists each round; the totals beside it are the sums, so they count.
+    With server tools `iterations` lists each round; the totals beside it are the sums, so they count. Only what a
+    compaction of the context used is not in them (SDK, `BetaUsage.iterations`).
     """
+    iterations = reported.get("iterations")
+    usage = _usage_of(reported)
+    for one in iterations if type(iterations) is list else ():
+        if type(one) is dict and one.get("type") == "compaction":
+            usage = _sum(usage, _usage_of(one))
+    return usage
+
+
+def _usage_of(reported: dict[str, Any]) -> Usage:
     read, written = _count(reported, "cache_read_input_tokens"), _count(reported, "cache_creation_input_tokens")
     lifetimes = reported.get("cache_creation")
     details = reported.get("output_tokens_details")
+    tools = reported.get("server_tool_use")
     return Usage(
         input_tokens=(_count(reported, "input_tokens") or 0) + (read or 0) + (written or 0),
         output_tokens=_count(reported, "output_tokens") or 0,
@@ -92,7 +104,17 @@ def usage_of(reported: dict[str, Any]) -> Usage:
         cache_write_tokens=written,
         reasoning_tokens=_count(details, "thinking_tokens") if type(details) is dict else None,
         cache_write_1h_tokens=_count(lifetimes, "ephemeral_1h_input_tokens") if type(lifetimes) is dict else None,
+        web_searches=_count(tools, "web_search_requests") if type(tools) is dict else None,
     )
+
+
+def _sum(usage: Usage, more: Usage) -> Usage:
+    """Both together; what only one of them reports stands."""
+    both = {}
+    for field in fields(Usage):
+        one, other = getattr(usage, field.name), getattr(more, field.name)
+        both[field.name] = one if other is None else (one or 0) + other
+    return Usage(**both)
 
 
 def _word(value: object) -> str | None:
@@ -163,6 +185,7 @@ class MessagesReader(SSEReader):
         if type(message.usage) is dict:
             self._files(message.content)
             self.usage = usage_of(message.usage)
+            self.service_tier = _word(message.usage.get("speed"))
 
     def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
         if b'"message_' in head[:200]:
@@ -178,6 +201,7 @@ class MessagesReader(SSEReader):
         """Later numbers replace earlier ones; a delta leaves out what does not apply to it."""
         if type(usage) is dict:
             self._reported.update((name, value) for name, value in usage.items() if value is not None)
+            self.service_tier = _word(self._reported.get("speed"))
 
     def _container(self, container: object) -> None:
         if type(container) is dict and type(container.get("id")) is str:

@@ -10,6 +10,7 @@ from llmguard.core import sse
 from llmguard.core.decision import Refuse
 from llmguard.core.usage import Usage
 from llmguard.providers.base import encode, llmguard_object
+from llmguard.providers.gemini_common import searches_per_prompt
 from llmguard.providers.stream import Fate, SSEReader
 
 _STATUS = {
@@ -66,8 +67,13 @@ class _Content(msgspec.Struct, gc=False):
     parts: list[_Part] | None = None
 
 
+class _Grounding(msgspec.Struct, gc=False):
+    webSearchQueries: Any = None
+
+
 class _Candidate(msgspec.Struct, gc=False):
     content: _Content | None = None
+    groundingMetadata: _Grounding | None = None
     finishReason: Any = None
     index: Any = 0
 
@@ -152,13 +158,14 @@ class GeminiReader(SSEReader):
     USAGE_KEY = b'"usageMetadata"'
     ERROR_ANYWHERE = False
 
-    __slots__ = ("_choices", "_ended", "_known")
+    __slots__ = ("_choices", "_ended", "_known", "_queries")
 
     def __init__(self, choices: int) -> None:
         super().__init__()
         self._choices = choices
         self._ended: set[int] = set()
         self._known = 0
+        self._queries: set[str] = set()
 
     def _event(self, data: bytes) -> Fate:
         try:
@@ -170,7 +177,7 @@ class GeminiReader(SSEReader):
             return Fate.HOLD
         last = self._take(chunk)
         if chunk.usageMetadata is not None:
-            self.usage = usage_of(_reported(data).usageMetadata) if last else None
+            self.usage = self._report(_reported(data).usageMetadata) if last else None
         return Fate.HOLD if last else _PASS
 
     def _reply(self, body: bytes) -> None:
@@ -181,7 +188,22 @@ class GeminiReader(SSEReader):
         for chunk in chunks if type(chunks) is list else [chunks]:
             self._take(chunk)
         for each in reported if type(reported) is list else [reported]:
-            self.usage = usage_of(each.usageMetadata) or self.usage
+            self.usage = self._report(each.usageMetadata) or self.usage
+
+    def _report(self, reported: dict[str, Any] | None) -> Usage | None:
+        """Usage, and what the reply so far says beside it: who served it, and what Google was asked.
+
+        Empty and repeated queries are not billed (docs "Grounding with Google Search", pricing).
+        """
+        usage = usage_of(reported)
+        if usage is None or reported is None:
+            return None
+        tier = reported.get("serviceTier")
+        if type(tier) is str:
+            self.service_tier = tier.lower()
+        if self._queries:
+            usage.web_searches = 1 if searches_per_prompt(self.model or "") else len(self._queries)
+        return usage
 
     def _take(self, chunk: _Chunk) -> bool:
         """Read one chunk; True when it is the last one as far as candidates tell."""
@@ -207,6 +229,9 @@ class GeminiReader(SSEReader):
             elif part.functionCall is not None or part.executableCode is not None:
                 self._text(encode(part.functionCall or part.executableCode).decode())
                 goes_on = part.executableCode is not None
+        if candidate.groundingMetadata is not None:
+            queries = candidate.groundingMetadata.webSearchQueries
+            self._queries.update(q for q in (queries if type(queries) is list else ()) if type(q) is str and q)
         index = candidate.index if type(candidate.index) is int else 0
         if candidate.finishReason:
             self.finish_reason = str(candidate.finishReason)
@@ -216,7 +241,7 @@ class GeminiReader(SSEReader):
             self._ended.discard(index)
 
     def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
-        self.usage = usage_of(usage)
+        self.usage = self._report(usage)
 
     def _ending(self, refuse: Refuse, request_id: str) -> bytes:
         return sse.render(self.last_chunk(refuse, request_id))

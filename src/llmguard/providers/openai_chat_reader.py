@@ -11,7 +11,7 @@ from llmguard.core import sse
 from llmguard.core.call import Call, ObjectRef
 from llmguard.core.decision import Refuse
 from llmguard.providers.base import encode, llmguard_object
-from llmguard.providers.openai_common import chat_usage, error_member
+from llmguard.providers.openai_common import always_searches, chat_usage, error_member, tier_served
 from llmguard.providers.stream import DROP, HOLD, PASS, Fate, SSEReader
 
 _DONE = b"[DONE]"
@@ -45,6 +45,7 @@ class Chunk(msgspec.Struct, gc=False):
     """One event of a stream after the first."""
 
     choices: list[Choice] | None = None
+    service_tier: Any = None
     usage: Any = None
     x_groq: Any = None
     error: Any = None
@@ -115,6 +116,7 @@ class ChatReader(SSEReader):
         self._opening = opening
         if type(opening.model) is str and opening.model:
             self.model = opening.model
+        self.service_tier = tier_served(opening.service_tier)
         if self._call.creates is not None and type(opening.id) is str and opening.id:
             self.created.append(ObjectRef(self._call.creates, opening.id))
         return opening
@@ -154,10 +156,16 @@ class ChatReader(SSEReader):
         if usage is None and type(chunk.x_groq) is dict:
             usage = chunk.x_groq.get("usage")
         if type(usage) is dict:
-            self.usage = chat_usage(usage) or self.usage
+            self._seen(usage)
+            named = tier_served(chunk.service_tier) or tier_served(usage.get("service_tier"))
+            self.service_tier = named or self.service_tier
 
     def _seen(self, usage: dict[str, Any]) -> None:
-        self.usage = chat_usage(usage) or self.usage
+        seen = chat_usage(usage)
+        if seen is not None:
+            self.usage = seen
+            if seen.web_searches is None and self.model is not None and always_searches(self.model):
+                seen.web_searches = 1
 
     def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
         if usage is not None:
@@ -195,7 +203,7 @@ def _loose(data: bytes) -> Opening:
         return Opening()
     if type(doc) is not dict:
         return Opening()
-    names = ("id", "created", "model", "usage", "x_groq", "error")
+    names = ("id", "created", "model", "service_tier", "usage", "x_groq", "error")
     return Opening(**{name: doc.get(name) for name in names})
 
 

@@ -121,7 +121,7 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
     Beside OpenAI's names: ``prompt_cache_hit_tokens`` (DeepSeek), ``num_cached_tokens`` (Mistral), ``cached_tokens``
     (Moonshot), ``cache_read_input_tokens`` and ``cache_creation`` (gateways to Anthropic). Where the total is input +
     output + reasoning, the provider (xAI) left reasoning out of the output, and it is added; audio that is left out of
-    the input (Mistral) likewise.
+    the input (Mistral) likewise. Searches are reported by OpenRouter and Perplexity (``num_search_queries``).
     """
     read, output, total = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
     if read is None and output is None:
@@ -139,6 +139,7 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
     if audio and total == read + output + audio:
         read += audio
     cached, written = _count(prompt, "cached_tokens"), _count(prompt, "cache_write_tokens")
+    searches = _count(_part(usage, "server_tool_use_details"), "web_search_requests")
     return Usage(
         read,
         output,
@@ -148,11 +149,20 @@ def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
         _count(_part(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
         audio,
         output_audio_tokens=_count(answer, "audio_tokens"),
+        web_searches=_count(usage, "num_search_queries") if searches is None else searches,
     )
 
 
+def web_searches_in(tool_usage: object) -> int | None:
+    """The searches that a response says are billed; ``None`` where it does not say."""
+    return _count(_part(tool_usage, "web_search"), "num_requests") if type(tool_usage) is dict else None
+
+
 def responses_usage(usage: Mapping[str, Any]) -> Usage | None:
-    """Usage as the Responses API reports it; ``None`` when it names no tokens."""
+    """Usage as the Responses API reports it; ``None`` when it names no tokens.
+
+    xAI's tools at the server cost the same per use as its web search, or less, and count as that.
+    """
     read, output = _count(usage, "input_tokens"), _count(usage, "output_tokens")
     if read is None and output is None:
         return None
@@ -166,4 +176,5 @@ def responses_usage(usage: Mapping[str, Any]) -> Usage | None:
         None,
         _count(prompt, "audio_tokens"),
         output_audio_tokens=_count(answer, "audio_tokens"),
+        web_searches=_count(usage, "num_server_side_tools_used"),
     )

@@ -12,7 +12,7 @@ from llmguard.core import sse
 from llmguard.core.call import Call, ObjectRef
 from llmguard.core.decision import Refuse
 from llmguard.providers.base import encode, llmguard_object
-from llmguard.providers.openai_common import error_member, responses_usage
+from llmguard.providers.openai_common import error_member, responses_usage, tier_served, web_searches_in
 from llmguard.providers.stream import HOLD, PASS, Fate, SSEReader
 
 _DONE = b"[DONE]"
@@ -24,10 +24,18 @@ _TEXT_DELTA = "response.output_text.delta"
 _JSON_DELTAS = frozenset(("response.function_call_arguments.delta", "response.mcp_call_arguments.delta"))
 
 
+class Action(msgspec.Struct, gc=False):
+    """What a tool did."""
+
+    type: Any = None
+
+
 class Item(msgspec.Struct, gc=False):
     """One item of the output. Values are checked where they are read, since providers vary them."""
 
     id: Any = None
+    type: Any = None
+    action: Action | None = None
     container_id: Any = None
 
 
@@ -37,6 +45,8 @@ class Response(msgspec.Struct, gc=False):
     id: Any = None
     model: Any = None
     status: Any = None
+    service_tier: Any = None
+    tool_usage: Any = None
     usage: Any = None
     error: Any = None
     incomplete_details: Any = None
@@ -53,6 +63,7 @@ class Event(msgspec.Struct, gc=False):
     item: Item | None = None
 
 
+_NAMES = ("id", "model", "status", "service_tier", "tool_usage", "usage", "error")
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_response = msgspec.json.Decoder(Response).decode
 
@@ -60,13 +71,14 @@ _decode_response = msgspec.json.Decoder(Response).decode
 class ResponsesReader(SSEReader):
     """The reader of the Responses dialect: usage comes with the last event."""
 
-    __slots__ = ("_began", "_call", "_first", "_sequence")
+    __slots__ = ("_began", "_call", "_first", "_items", "_sequence")
 
     def __init__(self, call: Call) -> None:
         super().__init__()
         self._call = call
         self._began = False
         self._first = b""
+        self._items: list[Item] = []
         self._sequence = -1
 
     def _event(self, data: bytes) -> Fate:
@@ -89,6 +101,7 @@ class ResponsesReader(SSEReader):
             self._first = bytes(event.response)
             self._identity(_response(self._first))
         elif kind == "response.output_item.done" and event.item is not None:
+            self._items.append(event.item)
             self._item(event.item)
         return PASS
 
@@ -101,8 +114,9 @@ class ResponsesReader(SSEReader):
     def _reply(self, body: bytes) -> None:
         reply = _response(body)
         self.failed = reply.status == "failed"
+        self._items = reply.output or []
         self._take(reply)
-        for item in reply.output or ():
+        for item in self._items:
             self._item(item)
         if self.usage is None:
             self._text(_output_text(body))
@@ -124,15 +138,24 @@ class ResponsesReader(SSEReader):
 
     def _take(self, response: Response) -> None:
         self._identity(response)
+        self.service_tier = tier_served(response.service_tier) or self.service_tier
         if type(response.usage) is dict:
-            self.usage = responses_usage(response.usage)
+            self._seen(response.usage)
+            if self.usage is not None:
+                counted = web_searches_in(response.tool_usage)
+                self.usage.web_searches = self.usage.web_searches if counted is None else counted
         details = response.incomplete_details
         reason = details.get("reason") if type(details) is dict else None
         if reason or response.status:
             self.finish_reason = str(reason or response.status)
 
     def _seen(self, usage: dict[str, Any]) -> None:
-        self.usage = responses_usage(usage) or self.usage
+        seen = responses_usage(usage)
+        if seen is not None:
+            self.usage = seen
+            seen.file_searches = sum(item.type == "file_search_call" for item in self._items) or None
+            if seen.web_searches is None:
+                seen.web_searches = sum(map(_is_search, self._items)) or None
 
     def _overlong(self, head: bytes) -> Fate:
         return HOLD if _head_type(head) in _LAST else PASS
@@ -192,6 +215,11 @@ def _minimal(call: Call, request_id: str) -> dict[str, Any]:
     }
 
 
+def _is_search(item: Item) -> bool:
+    """A search is billed, opening a page that it found is not (docs "Web search", output)."""
+    return item.type == "web_search_call" and (item.action is None or item.action.type in (None, "search"))
+
+
 def _head_type(head: bytes) -> str:
     found = _HEAD_TYPE.search(head)
     return found[1].decode() if found else ""
@@ -214,7 +242,7 @@ def _response(data: bytes) -> Response:
         return _decode_response(data)
     except (msgspec.DecodeError, RecursionError):
         doc = _object(data)
-        return Response(**{name: doc.get(name) for name in ("id", "model", "status", "usage", "error")})
+        return Response(**{name: doc.get(name) for name in _NAMES})
 
 
 def _object(data: bytes) -> dict[str, Any]:
