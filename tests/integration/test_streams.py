@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,13 +140,11 @@ def test_pieces_arrive_as_they_are_sent_and_in_their_own_bounds(world: World, fa
     world.provider.reply(streaming(pieces, gap=0.1))
 
     async def run() -> list[tuple[float, bytes]]:
-        line = Line(world.served.port, world.key())
-        await line.send(body, path=path)
-        status, headers = await line.head()
-        assert (status, headers["content-type"]) == (200, SSE)
-        found = await timed(line)
-        line.close()
-        return found
+        with closing(Line(world.served.port, world.key())) as line:
+            await line.send(body, path=path)
+            status, headers = await line.head()
+            assert (status, headers["content-type"]) == (200, SSE)
+            return await timed(line)
 
     found = asyncio.run(run())
     *before, terminal = [piece for _, piece in found]
@@ -162,12 +161,10 @@ def test_events_cut_in_their_middle_go_on_as_soon_as_they_are_whole(world: World
     world.provider.reply(streaming(pieces, gap=0.02))
 
     async def run() -> list[bytes]:
-        line = Line(world.served.port, world.key())
-        await line.send(chat("bytes-1", stream_options={"include_usage": True}))
-        await line.head()
-        found = [piece for _, piece in await timed(line)]
-        line.close()
-        return found
+        with closing(Line(world.served.port, world.key())) as line:
+            await line.send(chat("bytes-1", stream_options={"include_usage": True}))
+            await line.head()
+            return [piece for _, piece in await timed(line)]
 
     found = asyncio.run(run())
     assert b"".join(found) == whole
@@ -202,17 +199,16 @@ PHASES: dict[str, tuple[bool, Answer, int]] = {
 async def hang_up(world: World, body: Body, read: int) -> float:
     """Call, read some pieces, hang up; how long the provider's connection lived on."""
     provider, before = world.provider, len(world.provider.requests)
-    line = Line(world.served.port, world.key())
-    await line.send(body)
-    if read:
-        await line.head()
-        pieces = [await read_some(line, streamed=bool(body.get("stream"))) for _ in range(read)]
-        assert all(pieces)
-    await asyncio.to_thread(provider.wait_for, lambda u: len(u.requests) > before)
-    await asyncio.sleep(0.3)
-    number, began = provider.requests[-1].connection, time.monotonic()
-    assert number in provider.alive
-    line.close()
+    with closing(Line(world.served.port, world.key())) as line:
+        await line.send(body)
+        if read:
+            await line.head()
+            pieces = [await read_some(line, streamed=bool(body.get("stream"))) for _ in range(read)]
+            assert all(pieces)
+        await asyncio.to_thread(provider.wait_for, lambda u: len(u.requests) > before)
+        await asyncio.sleep(0.3)
+        number, began = provider.requests[-1].connection, time.monotonic()
+        assert number in provider.alive
     await asyncio.to_thread(provider.wait_for, lambda u: number not in u.alive, SECOND)
     return time.monotonic() - began
 
@@ -254,12 +250,11 @@ def metered_stream(user: str) -> Answer:
 
 
 async def leave_after(world: World, body: Body, read: int) -> None:
-    line = Line(world.served.port, world.key())
-    await line.send(body)
-    await line.head()
-    for _ in range(read):
-        assert await line.chunk()
-    line.close()
+    with closing(Line(world.served.port, world.key())) as line:
+        await line.send(body)
+        await line.head()
+        for _ in range(read):
+            assert await line.chunk()
 
 
 # ---------------------------------------------------------------------- budgets that end in mid-stream
@@ -347,10 +342,8 @@ def test_a_stream_that_breaks_off_is_broken_for_its_caller_too(world: World, fau
     outcome = Outcome(user, True)
 
     async def run() -> None:
-        line = Line(world.served.port, world.key())
-        with pytest.raises(BROKEN):
+        with closing(Line(world.served.port, world.key())) as line, pytest.raises(BROKEN):
             await line.call(chat(user), into=outcome)
-        line.close()
 
     asyncio.run(run())
     assert (outcome.status, outcome.whole) == (200, False)
@@ -387,18 +380,16 @@ def test_a_slow_reader_pauses_the_provider_and_loses_nothing(world: World) -> No
     provider, sent_before = world.provider, world.provider.bytes_sent
 
     async def run() -> tuple[int, int, bytes]:
-        line = Line(world.served.port, world.key(), receive=64 * 1024)
-        memory = resident(world.served)
-        await line.send(chat("slow-0", stream_options={"include_usage": True}))
-        await line.head()
-        while True:
-            sent = provider.bytes_sent
-            await asyncio.sleep(0.5)
-            if provider.bytes_sent == sent:
-                break
-        grown = resident(world.served) - memory
-        body = b"".join([piece for _, piece in await timed(line)])
-        line.close()
+        with closing(Line(world.served.port, world.key(), receive=64 * 1024)) as line:
+            memory = resident(world.served)
+            await line.send(chat("slow-0", stream_options={"include_usage": True}))
+            await line.head()
+            sent = -1
+            while sent != provider.bytes_sent:
+                sent = provider.bytes_sent
+                await asyncio.sleep(0.5)
+            grown = resident(world.served) - memory
+            body = b"".join([piece for _, piece in await timed(line)])
         return sent - sent_before, grown, body
 
     sent, grown, body = asyncio.run(run())
