@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 _START_S = 10.0
@@ -73,6 +74,8 @@ class ValkeyServer:
                 with self.client() as client:
                     client.ping()
                 return
+            except AuthenticationError:
+                return
             except RedisError:
                 assert self._process is not None
                 if self._process.poll() is not None or time.monotonic() > deadline:
@@ -80,9 +83,9 @@ class ValkeyServer:
                     raise RuntimeError(f"the server did not start:\n{log}") from None
                 time.sleep(0.01)
 
-    def client(self) -> Redis:
+    def client(self, **options: Any) -> Redis:
         """A plain client, to look at what is in the server."""
-        return Redis.from_url(self.url, retry=Retry(NoBackoff(), 0))
+        return Redis.from_url(self.url, retry=Retry(NoBackoff(), 0), **options)
 
     @property
     def pid(self) -> int:

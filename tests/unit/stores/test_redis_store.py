@@ -1,24 +1,20 @@
-"""The store on a server: what it keeps there, and how it behaves when the server does not."""
+"""What the store keeps on a server, how it is loaded, and which servers will do."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from redis.exceptions import ResponseError
 
-from llmguard.core.moves import Admitted, Again, Charge, Counted, Hold, Release, Reserve, Settle, Truth
+from llmguard.core.moves import Admitted, Charge, Counted, Hold, Release, Reserve, Settle, Truth
 from llmguard.errors import ConfigError, StoreUnavailable
 from llmguard.stores.redis import AsyncRedisStore, RedisStore, script
 from llmguard.stores.redis import server as servers
+from tests.support.quota import EMPTY, HOUR, PREFIX, reserve, seconds, settle, warm
 from tests.support.valkey import ValkeyServer, cluster_of_one
-
-HOUR = 3_600_000
-EMPTY = Truth((), ())
-PREFIX = "llmguard:1:{default}:"
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +27,6 @@ def shared() -> Iterator[ValkeyServer]:
 def own() -> Iterator[ValkeyServer]:
     with ValkeyServer() as server:
         yield server
-
-
-def reserve(rid: str, estimate: int = 100) -> Reserve:
-    return Reserve(rid, "p1", 60_000, (Hold("usd|total", 1_000, 1_000, estimate, estimate),))
-
-
-def settle(rid: str, amount: int = 70) -> Settle:
-    return Settle(rid, 3, int(time.time() * 1_000), (Charge("usd|total", amount),))
-
-
-def warm(server: ValkeyServer, namespace: str = "default") -> RedisStore:
-    store = RedisStore(server.url, namespace, grace_ms=0)
-    assert store.load(lambda: EMPTY) is True
-    return store
-
-
-def seconds(call: Callable[[], object]) -> float:
-    start = time.monotonic()
-    with pytest.raises(StoreUnavailable):
-        call()
-    return time.monotonic() - start
 
 
 # ---------------------------------------------------------------------- what is in the server
@@ -189,112 +164,6 @@ def test_an_untouched_ledger_has_no_leases_to_wait_for(own: ValkeyServer) -> Non
     store = RedisStore(own.url)
     store.load(lambda: Truth((), (), untouched=True))
     assert isinstance(store.apply([reserve("a")])[0], Admitted)
-    store.close()
-
-
-# ---------------------------------------------------------------------- a server that is away
-
-
-def test_a_frozen_server_is_given_up_in_time_and_found_again(own: ValkeyServer) -> None:
-    store = warm(own)
-    store.apply([reserve("before")])
-    own.freeze()
-    try:
-        assert seconds(lambda: store.apply([reserve("during")])) < 0.3  # a connection that was open
-        assert seconds(lambda: store.apply([reserve("during")])) < 0.5  # a new one
-    finally:
-        own.thaw()
-    (answer,) = store.apply([reserve("during")])
-    assert isinstance(answer, Admitted)
-    assert answer.levels[0].held == 200  # once, although it was sent three times
-    store.close()
-
-
-def test_the_asynchronous_store_gives_up_in_time_too(own: ValkeyServer) -> None:
-    warm(own).close()
-
-    async def calls() -> None:
-        store = AsyncRedisStore(own.url)
-        await store.apply([reserve("before")])
-        own.freeze()
-        start = time.monotonic()
-        results = await asyncio.gather(
-            *[store.apply([reserve(f"during-{i}")]) for i in range(30)], return_exceptions=True
-        )
-        waited = time.monotonic() - start
-        own.thaw()
-        assert {type(result) for result in results} == {StoreUnavailable}
-        assert waited < 0.3
-        assert isinstance((await store.apply([reserve("after")]))[0], Admitted)
-        await store.aclose()
-
-    try:
-        asyncio.run(calls())
-    finally:
-        own.thaw()
-
-
-def test_a_dead_server_is_told_at_once_and_a_restarted_one_found_at_once(own: ValkeyServer) -> None:
-    store = warm(own)
-    own.kill()
-    assert seconds(lambda: store.apply([reserve("a")])) < 0.2
-    own.start()
-    (answer,) = store.apply([reserve("a")])
-    assert isinstance(answer, Again)
-    assert answer.why == "cold"
-    store.close()
-
-
-def test_a_broken_connection_is_tried_once_more(own: ValkeyServer) -> None:
-    store = warm(own)
-    store.apply([reserve("a")])
-    with own.client() as client:
-        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    assert isinstance(store.apply([reserve("b")])[0], Admitted)
-    store.close()
-
-
-def test_a_server_without_the_library_is_given_it(own: ValkeyServer) -> None:
-    store = warm(own)
-    with own.client() as client:
-        client.execute_command("FUNCTION", "FLUSH")
-    assert isinstance(store.apply([reserve("a")])[0], Admitted)
-    store.close()
-
-
-def test_a_full_server_is_unavailable_and_nothing_is_half_done(own: ValkeyServer) -> None:
-    store = warm(own)
-    store.apply([reserve("a")])
-    with own.client() as client:
-        client.config_set("maxmemory", "1")
-        with pytest.raises(StoreUnavailable, match="maxmemory"):
-            store.apply([settle("a")])
-        client.config_set("maxmemory", "0")
-        assert client.hget(PREFIX + "b:usd|total", "settled") == b"0"
-    assert store.apply([settle("a")])[0].changed is True  # type: ignore[union-attr]
-    store.close()
-
-
-def test_the_password_is_in_no_message() -> None:
-    store = RedisStore("redis://user:secret@127.0.0.1:1/0")
-    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1 did not answer") as caught:
-        store.apply([reserve("a")])
-    assert "secret" not in str(caught.value)
-
-
-def test_a_forked_process_makes_its_own_connections(own: ValkeyServer) -> None:
-    store = warm(own)
-    store.apply([reserve("parent")])
-    child = os.fork()
-    if child == 0:
-        fine = isinstance(store.apply([reserve("child")])[0], Admitted)
-        os._exit(0 if fine else 1)
-    for number in range(20):
-        store.apply([settle(f"{number}", 1)])
-    assert os.waitpid(child, 0)[1] == 0
-    (answer,) = store.apply([reserve("after")])
-    assert isinstance(answer, Admitted)
-    assert (answer.levels[0].settled, answer.levels[0].held) == (20, 300)
     store.close()
 
 

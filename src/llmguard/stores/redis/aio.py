@@ -9,7 +9,6 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ResponseError
 
@@ -18,6 +17,7 @@ from llmguard.stores.pieces import PIECE, pieces
 from llmguard.stores.redis import server
 from llmguard.stores.redis.codec import Batch
 from llmguard.stores.redis.script import INSTALL, MISSING, WIPE, Command, invocation, packed, prefix
+from llmguard.stores.redis.wire import Wire
 
 
 class AsyncRedisStore:
@@ -40,7 +40,7 @@ class AsyncRedisStore:
         self._prefix = prefix(namespace, tested=clock is not None)
         self._grace_ms = grace_ms
         self._clock = clock
-        self._wire = None if server.is_cluster(url) else _Wire(url)
+        self._wire = None if server.is_cluster(url) else Wire(url)
 
     @cached_property
     def _client(self) -> Any:
@@ -67,6 +67,8 @@ class AsyncRedisStore:
                 except Disconnected:
                     reply = await self._send(command)
         except server.FAILURES as error:
+            if self._wire and not isinstance(error, Disconnected):  # silent, or perhaps no longer the primary
+                self._wire.drop()
             raise server.unavailable(self._url, error) from error
         return batch.answers(reply)
 
@@ -140,41 +142,7 @@ class AsyncRedisStore:
     async def aclose(self) -> None:
         """Drop all connections."""
         if self._wire:
-            await self._wire.aclose()
+            self._wire.drop()
+            await asyncio.sleep(0)  # the loop closes the socket in its next turn
         if "_client" in self.__dict__:
             await self._client.aclose()
-
-
-class _Wire:
-    """redis-py's connections without its client and pool, which cost more than the rest of a batch together."""
-
-    def __init__(self, url: str) -> None:
-        # asyncio.timeout around the whole exchange stands in for the socket's own.
-        self._pool: Any = ConnectionPool.from_url(url, **{**server.patience(server.TIMEOUT_S), "socket_timeout": None})
-        self._idle: list[Any] = []
-        self._room = asyncio.Semaphore(server.CONNECTIONS)
-
-    async def exchange(self, command: bytes) -> bytes:
-        async with self._room:
-            connection = self._idle.pop() if self._idle else self._pool.make_connection()
-            try:
-                await connection.send_packed_command(command, check_health=False)
-                reply: bytes = await connection.read_response()
-            except ResponseError as error:
-                if MISSING in str(error):
-                    self._idle.append(connection)
-                else:  # perhaps no longer the primary: look up the name again
-                    await connection.disconnect()
-                raise
-            except Disconnected:
-                await self.aclose()  # whatever broke this one has broken the others
-                raise
-            except BaseException:
-                await connection.disconnect(nowait=True)
-                raise
-            self._idle.append(connection)
-            return reply
-
-    async def aclose(self) -> None:
-        while self._idle:
-            await self._idle.pop().disconnect(nowait=True)

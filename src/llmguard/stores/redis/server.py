@@ -26,9 +26,6 @@ TURN_MS = 60_000
 BATCH = 500
 """Moves per script call; a longer one would keep the server from everybody else."""
 
-CONNECTIONS = 8
-"""Most connections of one asynchronous store: calls beyond wait, since opening one costs more than many answers."""
-
 FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
 """Everything that redis-py and a socket may raise."""
 
