@@ -71,10 +71,11 @@ class Call:
     what the prompt costs beyond its text (images, audio, files), as a worst case. ``reads`` are objects at the
     provider that the body or path names; ``server_context`` says that such an object adds unseen input, which then
     counts as the model's whole context window. ``writes_cache`` says that the prompt may be billed at a dearer
-    cache-write rate, ``audio`` that input or output may be audio, ``hidden_output`` that output is billed which a
-    stream does not show (reasoning), so that cutting the stream does not bound its cost. ``service_tier`` is the
-    provider's tier of service that the caller asks for, in the provider's word. ``web_searches`` and
-    ``file_searches`` are the most searches that tools of the provider may make for this call, 0 where it has none.
+    cache-write rate, ``audio`` that input or output may be audio, or input other media that have a rate of their own,
+    ``hidden_output`` that output is billed which a stream does not show (reasoning), so that cutting the stream does
+    not bound its cost. ``service_tier`` is the provider's tier of service that the caller asks for, in the provider's
+    word. ``web_searches`` and ``file_searches`` are the most searches that tools of the provider may make for this
+    call, 0 where it has none.
     ``op`` and ``upstream`` come from the route: what kind of operation it is (`generate`, `free`, `object`,
     `passthrough`) and the provider that its path names. ``raw_headers`` are the request's headers as they came.
     """

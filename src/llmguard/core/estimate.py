@@ -101,7 +101,7 @@ def estimate(call: Call, quote: Quote, prompt_tokens: int | None) -> Estimate:
     tokens = text + call.extra_input_tokens
     hidden = quote.context_window if call.server_context else 0
     rates = price.at(tokens + hidden) if price.tiers else price.rates
-    audio_in, audio_out = (rates.input_audio or 0, rates.output_audio or 0) if call.audio else (0, 0)
+    audio_in, audio_out = (rates.dearest_media, rates.output_audio or 0) if call.audio else (0, 0)
     input_rate = max(rates.dearest_input if call.writes_cache else rates.input, audio_in)
     largest = quote.max_output if call.max_tokens is None else call.max_tokens
     expected = min(largest, EXPECTED_OUTPUT) if call.generates else 0

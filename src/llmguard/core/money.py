@@ -47,6 +47,13 @@ class Rates:
     input_audio: int | None = None
     cached_audio: int | None = None
     output_audio: int | None = None
+    input_image: int | None = None
+    input_video: int | None = None
+
+    @property
+    def dearest_media(self) -> int:
+        """The highest rate of input that is not text, 0 where such input has none of its own."""
+        return max(self.input_audio or 0, self.input_image or 0, self.input_video or 0)
 
     @property
     def dearest_input(self) -> int:
@@ -94,7 +101,13 @@ class Price:
     def cost(self, usage: Usage) -> Cost:
         """Exact cost of one call, rounded up to the nano-dollar once."""
         rates = self.at(usage.input_tokens) if self.tiers else self.rates
-        if usage.cached_input_tokens or usage.cache_write_tokens or usage.input_audio_tokens:
+        if (
+            usage.cached_input_tokens
+            or usage.cache_write_tokens
+            or usage.input_audio_tokens
+            or rates.input_image is not None
+            or rates.input_video is not None
+        ):
             femto_in = _input_femto(rates, usage)
         else:
             femto_in = usage.input_tokens * rates.input
@@ -117,7 +130,10 @@ def _input_femto(rates: Rates, usage: Usage) -> int:
     audio = usage.input_audio_tokens or 0
     cached_audio = min(usage.cached_audio_tokens or 0, cached, audio)
     cached_text = cached - cached_audio
-    plain = max(usage.input_tokens - cached_text - written - audio, 0)
+    # Where pictures cost what text costs, they stay in the text: then some of them may be cached.
+    image = 0 if rates.input_image is None else usage.input_image_tokens or 0
+    video = 0 if rates.input_video is None else usage.input_video_tokens or 0
+    plain = max(usage.input_tokens - cached_text - written - audio - image - video, 0)
     write_rate = _first(rates.cache_write, rates.input)
     return (
         plain * rates.input
@@ -126,6 +142,8 @@ def _input_femto(rates: Rates, usage: Usage) -> int:
         + written_1h * _first(rates.cache_write_1h, write_rate)
         + (audio - cached_audio) * _first(rates.input_audio, rates.input)
         + cached_audio * _first(rates.cached_audio, rates.cached_input, rates.input_audio, rates.input)
+        + image * _first(rates.input_image, rates.input)
+        + video * _first(rates.input_video, rates.input)
     )
 
 

@@ -39,5 +39,7 @@ class Usage:
     input_audio_tokens: int | None = None
     cached_audio_tokens: int | None = None
     output_audio_tokens: int | None = None
+    input_image_tokens: int | None = None
+    input_video_tokens: int | None = None
     web_searches: int | None = None
     file_searches: int | None = None

@@ -38,7 +38,7 @@ def price_from_list(listed: Mapping[str, Listed], version: str) -> Price | None:
     """A price from genai-prices' keys; ``None`` where the list has no price per token (audio hours, pages, images).
 
     A model without a price for output (embeddings) has its output priced as input, so that nothing is ever free by
-    omission. Image and video parts of a prompt are priced as text: usage does not name them.
+    omission.
     """
     base = _rates(listed, 0)
     if base is None:
@@ -88,6 +88,8 @@ def _rates(listed: Mapping[str, Listed], input_tokens: int) -> Rates | None:
         input_audio=femto("input_audio_mtok"),
         cached_audio=femto("cache_audio_read_mtok"),
         output_audio=femto("output_audio_mtok"),
+        input_image=femto("input_image_mtok"),
+        input_video=femto("input_video_mtok"),
     )
 
 

@@ -118,6 +118,8 @@ def _dearest(provider_id: str, day: date) -> Price:
         cache_write_1h=dearer("cache_write_1h", read),
         input_audio=dearer("input_audio", read),
         output_audio=dearer("output_audio", written),
+        input_image=dearer("input_image", read),
+        input_video=dearer("input_video", read),
     )
     return Price(
         worst,

@@ -137,6 +137,7 @@ class Prompt:
             self.other(name, value)
             if name in ("fileData", "file_data"):
                 self.unseen = self.unseen or value is not None
+                self.audio = self.audio or _may_sound(value)
             elif name in ("functionResponse", "function_response") and type(value) is dict and "parts" in value:
                 self.contents([value])
 
@@ -155,6 +156,14 @@ class Prompt:
             self.tokens += PAGE_TOKENS * min(size // PAGE_BYTES + 1, MOST_PAGES)
         else:
             self.tokens += size
+
+
+def _may_sound(file: object) -> bool:
+    """Whether a file at Google may be audio or video, as far as its stated type tells."""
+    if type(file) is not dict:
+        return False
+    mime = file.get(spellings(file, _MIME_TYPE).get("mimeType", ""))
+    return type(mime) is not str or mime.partition("/")[0].lower() not in ("application", "image", "text")
 
 
 def strings(value: object) -> Iterator[str]:

@@ -50,7 +50,7 @@ class GeminiEmbed:
             prompt_bytes=len(body) - prompt.encoded,
             extra_input_tokens=prompt.tokens,
             server_context=prompt.unseen,
-            audio=prompt.audio,
+            audio=prompt.audio or prompt.tokens > 0 or prompt.unseen,  # gemini-embedding-2 prices every medium apart
             reads=tuple(dict.fromkeys(prompt.reads)),
         )
 

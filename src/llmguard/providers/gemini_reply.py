@@ -27,8 +27,13 @@ _STATUS = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-_AUDIO = ("AUDIO", 4)
-"""The modality by name and, with `enum-encoding=int`, by number."""
+_MODALITIES = {"IMAGE": "IMAGE", "VIDEO": "VIDEO", "AUDIO": "AUDIO", "DOCUMENT": "IMAGE"} | {
+    2: "IMAGE",
+    3: "VIDEO",
+    4: "AUDIO",
+    5: "IMAGE",
+}
+"""Modalities by name and, with `enum-encoding=int`, by number. A page of a document costs what an image does."""
 
 
 def error_body(refuse: Refuse, request_id: str) -> bytes:
@@ -116,14 +121,19 @@ def usage_of(reported: dict[str, Any] | None) -> Usage | None:
         prompt = _count(reported, "totalTokenCount")
         if prompt is None:
             return None
+    # Embeddings spell it without the `s`.
+    parts = _parts(reported.get("promptTokensDetails") or reported.get("promptTokenDetails"))
+    cached, answered = _parts(reported.get("cacheTokensDetails")), _parts(reported.get("candidatesTokensDetails"))
     return Usage(
         input_tokens=(prompt or 0) + (_count(reported, "toolUsePromptTokenCount") or 0),
         output_tokens=(output or 0) + (thoughts or 0),
         cached_input_tokens=_count(reported, "cachedContentTokenCount"),
         reasoning_tokens=thoughts,
-        input_audio_tokens=_audio(reported, "promptTokensDetails"),
-        cached_audio_tokens=_audio(reported, "cacheTokensDetails"),
-        output_audio_tokens=_audio(reported, "candidatesTokensDetails"),
+        input_audio_tokens=parts.get("AUDIO"),
+        cached_audio_tokens=cached.get("AUDIO"),
+        output_audio_tokens=answered.get("AUDIO"),
+        input_image_tokens=parts.get("IMAGE"),
+        input_video_tokens=parts.get("VIDEO"),
     )
 
 
@@ -136,12 +146,17 @@ def _int(value: object) -> int:
     return value if type(value) is int else 0
 
 
-def _audio(reported: dict[str, Any], name: str) -> int | None:
-    details = reported.get(name)
+def _parts(details: object) -> dict[str, int]:
+    """Tokens by modality, other than text."""
+    found: dict[str, int] = {}
     for detail in details if type(details) is list else ():
-        if type(detail) is dict and detail.get("modality") in _AUDIO:
-            return _count(detail, "tokenCount")
-    return None
+        if type(detail) is dict:
+            named = detail.get("modality")
+            kind = _MODALITIES.get(named) if isinstance(named, str | int) else None
+            tokens = _count(detail, "tokenCount")
+            if kind is not None and tokens is not None:
+                found[kind] = found.get(kind, 0) + tokens
+    return found
 
 
 class GeminiReader(SSEReader):

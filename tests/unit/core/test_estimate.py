@@ -96,3 +96,12 @@ def test_a_search_tool_holds_one_search_and_caps_all_that_it_may_make() -> None:
     both = estimate(call(web_searches=1, file_searches=3), quote, 1_000)
     assert both.nano - plain.nano == nano_from_usd("0.0125")
     assert both.cap_nano - plain.cap_nano == nano_from_usd("0.0175")
+
+
+@pytest.mark.parametrize(("audio", "nano"), [(False, 5_000), (True, 12_000)])
+def test_media_that_may_have_a_rate_of_their_own_are_held_at_the_dearest(audio: bool, nano: int) -> None:
+    rates = Rates(
+        5 * PER_MILLION, 0, input_audio=7 * PER_MILLION, input_image=PER_MILLION, input_video=12 * PER_MILLION
+    )
+    guess = estimate(call(audio=audio, max_tokens=1), Quote(Price(rates, "test"), 10, 10), 1)
+    assert guess.fixed_nano == nano

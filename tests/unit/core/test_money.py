@@ -52,6 +52,14 @@ def test_cache_reads_writes_and_audio_have_their_own_rates_and_the_sum_is_rounde
     assert cost.input + cost.output == cost.total
 
 
+def test_pictures_that_cost_what_text_costs_may_be_cached_text() -> None:
+    usage = Usage(1_000, 0, cached_input_tokens=900, input_image_tokens=600, input_video_tokens=100)
+    assert Price(Rates(10**6, 1, cached_input=10**5), "t").cost(usage).total == 100 + 90
+    apart = Rates(10**6, 1, input_image=2 * 10**6, input_video=5 * 10**6)
+    assert Price(apart, "t").cost(Usage(1_000, 0, input_image_tokens=600, input_video_tokens=100)).total == 2_000
+    assert (apart.dearest_media, Rates(1, 1).dearest_media) == (5 * 10**6, 0)
+
+
 def test_the_tier_above_a_threshold_prices_the_whole_call() -> None:
     price = Price(Rates(1_000_000, 2_000_000), "t", tiers=((200_000, Rates(2_000_000, 3_000_000)),))
     assert price.cost(Usage(200_000, 10)).total == 200_020

@@ -119,6 +119,12 @@ CASES = [
         [(417, "0.5", M), (71, "3", M), (2, "14", K)],
     ),
     Case(
+        "gemini",
+        "gemini-embedding-2",
+        Usage(1_000, 0, input_image_tokens=258, input_video_tokens=500, input_audio_tokens=32),
+        [(210, "0.2", M), (258, "0.45", M), (500, "12", M), (32, "6.5", M)],
+    ),
+    Case(
         "perplexity",
         "sonar-deep-research",
         Usage(33, 7_000, web_searches=18),
@@ -145,6 +151,8 @@ def _theirs(case: Case) -> int:
         input_audio_tokens=usage.input_audio_tokens or 0,
         output_audio_tokens=usage.output_audio_tokens or 0,
         cache_audio_read_tokens=usage.cached_audio_tokens or 0,
+        input_image_tokens=usage.input_image_tokens or 0,
+        input_video_tokens=usage.input_video_tokens or 0,
         output_reasoning_tokens=0,
         output_citation_tokens=0,
         web_searches=usage.web_searches or 0,
