@@ -2,7 +2,7 @@
 --
 -- The files of this folder are joined in the order of their names into one library with one function. It says in Lua
 -- what llmguard.core.limits says in Python, and one test suite compares the two. A batch reads all single keys with one
--- MGET and every bucket once, works on Lua tables, and writes at its end (5_batch.lua): nothing is half done.
+-- MGET and every bucket once, works on Lua tables, and writes at its end (7_batch.lua).
 --
 -- All keys are made from the one that is passed, a prefix with the namespace as its hash tag: they are in its slot.
 -- A library is compiled once. As an EVAL script the same text spent more time making closures than moving money.
