@@ -21,6 +21,7 @@ from llmguard.runtime.tally import Tally
 T = TypeVar("T")
 _WAITING: frozenset[type[Effect]] = frozenset({Ask, Verify, Owners, Count})
 _INLINE_BYTES = 16 * 1024
+_COMMON_MODEL = "gpt-4o"
 _BYTES_PER_TOKEN = 3
 
 
@@ -67,6 +68,11 @@ class AsyncRuntime:
     now = staticmethod(now_ms)
     new_id = staticmethod(uuid7)
     monotonic = staticmethod(time.monotonic)
+
+    async def warm(self) -> None:
+        """Load the tokenizer that most models are counted with, now and not in the midst of calls: for a part of the
+        half second that it takes, no other thread runs."""
+        await asyncio.to_thread(self._counter.count, _COMMON_MODEL, ("",))
 
     async def run(self, steps: Steps[T]) -> T:
         """Run a piece of core code that may have to wait."""

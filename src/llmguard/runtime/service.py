@@ -74,7 +74,7 @@ class Service:
     async def start(self) -> None:
         """Begin the background work. Returns when the first attempt to get ready is over, ready or not."""
         self.shipper.start()
-        await self._get_ready()
+        await asyncio.gather(self.runtime.warm(), self._get_ready())
         self._tasks = [
             asyncio.create_task(self._every(seconds, work), name=f"llmguard-{work.__name__}")
             for seconds, work in (
