@@ -14,6 +14,7 @@ from uvicorn.supervisors import Multiprocess
 
 from llmguard.guard import Guard
 from llmguard.proxy.main import Application
+from llmguard.proxy.protocol import HttpProtocol
 
 WORKER_CONFIG = "LLMGUARD_CONFIG"
 """By this environment variable a worker process learns its configuration file."""
@@ -51,7 +52,7 @@ def run(guard: Guard, *, host: str, port: int, workers: int) -> None:
         port=port,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         interface="asgi3",
         lifespan="on",

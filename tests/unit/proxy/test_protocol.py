@@ -271,7 +271,7 @@ def test_the_scope_has_everything_of_asgi_and_the_path_as_it_came() -> None:
         ),
         (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 400, "upgrade_refused"),
         (
-            b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 18\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            b"POST / HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 99\r\n\r\n" + GET,
             400,
             "upgrade_refused",
         ),
