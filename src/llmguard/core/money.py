@@ -126,25 +126,25 @@ class Price:
 def _input_femto(rates: Rates, usage: Usage) -> int:
     cached = usage.cached_input_tokens or 0
     written = usage.cache_write_tokens or 0
-    written_1h = min(usage.cache_write_1h_tokens or 0, written)
     audio = usage.input_audio_tokens or 0
-    cached_audio = min(usage.cached_audio_tokens or 0, cached, audio)
+    cached_audio = min(usage.cached_audio_tokens or 0, cached, audio) if audio else 0
     cached_text = cached - cached_audio
     # Where pictures cost what text costs, they stay in the text: then some of them may be cached.
     image = 0 if rates.input_image is None else usage.input_image_tokens or 0
     video = 0 if rates.input_video is None else usage.input_video_tokens or 0
-    plain = max(usage.input_tokens - cached_text - written - audio - image - video, 0)
-    write_rate = _first(rates.cache_write, rates.input)
-    return (
-        plain * rates.input
-        + cached_text * _first(rates.cached_input, rates.input)
-        + (written - written_1h) * write_rate
-        + written_1h * _first(rates.cache_write_1h, write_rate)
-        + (audio - cached_audio) * _first(rates.input_audio, rates.input)
-        + cached_audio * _first(rates.cached_audio, rates.cached_input, rates.input_audio, rates.input)
-        + image * _first(rates.input_image, rates.input)
-        + video * _first(rates.input_video, rates.input)
-    )
+    femto = max(usage.input_tokens - cached_text - written - audio - image - video, 0) * rates.input
+    if cached_text:
+        femto += cached_text * _first(rates.cached_input, rates.input)
+    if written:
+        written_1h = min(usage.cache_write_1h_tokens or 0, written)
+        write_rate = _first(rates.cache_write, rates.input)
+        femto += (written - written_1h) * write_rate + written_1h * _first(rates.cache_write_1h, write_rate)
+    if audio:
+        femto += (audio - cached_audio) * _first(rates.input_audio, rates.input)
+        femto += cached_audio * _first(rates.cached_audio, rates.cached_input, rates.input_audio, rates.input)
+    if image or video:
+        femto += image * _first(rates.input_image, rates.input) + video * _first(rates.input_video, rates.input)
+    return femto
 
 
 def _output_femto(rates: Rates, usage: Usage) -> int:
