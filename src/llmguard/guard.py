@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llmguard.config import Config, Secrets, ensure_secrets, load, own_budget
 from llmguard.config.loading import Source
 from llmguard.core.buckets import Planner
 from llmguard.core.exchange import Stage
 from llmguard.core.moves import Known
-from llmguard.errors import ConfigError, Problem
 from llmguard.forward.build import build_routing, build_upstreams
 from llmguard.forward.relay import Relay
 from llmguard.ledger import Ledger, Shipper, Spool
@@ -20,7 +18,7 @@ from llmguard.pricing import Catalog
 from llmguard.providers.base import mask_secrets
 from llmguard.runtime.aio import AsyncRuntime
 from llmguard.runtime.books import LedgerBooks
-from llmguard.runtime.ids import uuid7
+from llmguard.runtime.ids import now_ms, uuid7
 from llmguard.runtime.keyring import Keyring
 from llmguard.runtime.links import Link, MemoryLink, RemoteLink
 from llmguard.runtime.owners import ObjectOwners
@@ -31,13 +29,9 @@ from llmguard.stages.meter import Meter
 from llmguard.stages.quota import Quota, QuotaPolicy
 from llmguard.stages.route import Route
 from llmguard.stages.tenancy import Tenancy
+from llmguard.stores import open_store
 from llmguard.stores.memory import MemoryStore
 from llmguard.tokens import Counter
-
-if TYPE_CHECKING:
-    from llmguard.stores.redis import AsyncRedisStore
-
-MEMORY = "memory://"
 
 
 class Guard:
@@ -67,7 +61,9 @@ class Guard:
     async def check_store(self) -> int:
         """The time of a store on the network, epoch milliseconds. Raises ConfigError for one that would lose spend, and
         StoreUnavailable."""
-        store = _remote_store(self.config)
+        store = open_store(self.config.store)
+        if isinstance(store, MemoryStore):
+            return now_ms()
         try:
             await store.check()
             (answer,) = await store.apply([Known(())])
@@ -107,15 +103,5 @@ class Guard:
 
 
 def _link(config: Config) -> Link:
-    if config.store == MEMORY:
-        return MemoryLink(MemoryStore())
-    return RemoteLink(_remote_store(config))
-
-
-def _remote_store(config: Config) -> AsyncRedisStore:
-    try:
-        from llmguard.stores.redis import AsyncRedisStore  # noqa: PLC0415  an extra
-    except ImportError as error:
-        fix = "pip install 'llmguard-gateway[redis]', or use store: memory://"
-        raise ConfigError([Problem("store", "a Redis store needs the redis extra", fix)]) from error
-    return AsyncRedisStore(config.store)
+    store = open_store(config.store)
+    return MemoryLink(store) if isinstance(store, MemoryStore) else RemoteLink(store)

@@ -55,7 +55,18 @@ class Plan:
     ``levels`` is what the store said of the buckets at ``seen_at`` (epoch ms, 0: never).
     """
 
-    __slots__ = ("buckets", "budgets", "counts_tokens", "levels", "policy", "rates", "seen_at", "state", "until")
+    __slots__ = (
+        "buckets",
+        "budgets",
+        "counts_tokens",
+        "levels",
+        "paces_tokens",
+        "policy",
+        "rates",
+        "seen_at",
+        "state",
+        "until",
+    )
 
     def __init__(self, buckets: tuple[Bucket, ...], rates: tuple[RateBucket, ...], until: int) -> None:
         self.buckets = buckets
@@ -65,6 +76,7 @@ class Plan:
         self.state = ", ".join(f'"{r.rule.replace("%", "%%")}";r=%d;t=%d' for r in rates).encode()
         self.budgets = any(bucket.unit != "calls" for bucket in buckets)
         self.counts_tokens = any(bucket.unit == "tokens" for bucket in buckets)
+        self.paces_tokens = any(rate.unit == "tokens" for rate in rates)
         self.seen_at = 0
         self.levels: tuple[Level, ...] = ()
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from llmguard.core.exchange import Ending, Exchange
-from llmguard.core.moves import Again, Assert, Done, Move, Renew
+from llmguard.core.moves import Again, Assert, Done, Move, Renew, Truth
 from llmguard.errors import GuardUnavailable, LLMGuardError
 from llmguard.ledger import Ledger, Shipper, Spool
 from llmguard.runtime.aio import AsyncRuntime
@@ -16,6 +16,7 @@ from llmguard.runtime.books import LedgerBooks
 from llmguard.runtime.keyring import Keyring
 from llmguard.runtime.links import Link
 from llmguard.runtime.tally import Tally
+from llmguard.stores.pieces import pieces
 
 log = logging.getLogger("llmguard.service")
 
@@ -143,9 +144,17 @@ class Service:
         try:
             if await self.link.cold():
                 await self.link.load(self._books.truth)
+            elif self.health.store is not None:
+                await self._begin_new_buckets()
             self.health.store = "being loaded from the ledger" if await self.link.cold() else None
         except GuardUnavailable as error:
             self.health.store = str(error)
+
+    async def _begin_new_buckets(self) -> None:
+        """A rule that is new begins in mid-window: its buckets start from what the ledger has, not from nothing."""
+        truth = await asyncio.to_thread(self._books.truth)
+        for piece in pieces(Truth(truth.sums, ()), 0):
+            await _answered(self.link.ask(piece))
 
     async def _renew(self) -> None:
         """Push the leases of running calls; enter those again that a store without memory has lost."""

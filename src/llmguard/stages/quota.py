@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from llmguard.core.buckets import Bucket, Plan, Planner, values_of
+from llmguard.core.buckets import Plan, Planner, values_of
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Ask, Count, Spool, Steps, Tell
 from llmguard.core.estimate import STEP, Estimate, estimate
@@ -218,33 +218,29 @@ class Quota:
         """Put the actual amounts in the place of the hold, or take the hold out of a call that cost nothing."""
         if not x.reserved:
             return
-        if not x.sent or x.usage is None or x.cost is None:
-            if not x.sent:
-                yield Tell(Release(x.event_id))
-            return
-        assert x.plan is not None
-        assert x.estimate is not None
-        tokens = x.usage.input_tokens + x.usage.output_tokens
-        yield Tell(
-            Settle(
-                x.event_id,
-                int(x.source),
-                x.now + self._skew,
-                tuple([_charge(bucket, x.cost.total, tokens) for bucket in x.plan.buckets]),
-                tuple(
-                    [
-                        Correct(r.name, r.period_ms, r.limit, tokens - x.estimate.tokens)
-                        for r in x.plan.rates
-                        if r.unit == "tokens"
-                    ]
-                ),
-            )
-        )
+        if not x.sent:
+            yield Tell(Release(x.event_id, _corrections(x, 0)))
+        elif x.usage is not None and x.cost is not None:
+            tokens = x.usage.input_tokens + x.usage.output_tokens
+            charges = _charges(x, x.cost.total, tokens)
+            yield Tell(Settle(x.event_id, x.source, x.now + self._skew, charges, _corrections(x, tokens)))
 
 
-def _charge(bucket: Bucket, cost: int, tokens: int) -> Charge:
-    amount = {"usd": cost, "tokens": tokens, "calls": 0}[bucket.unit]
-    return Charge(bucket.name, amount, bucket.end, bucket.unit == "calls")
+def _charges(x: Exchange, cost: int, tokens: int) -> tuple[Charge, ...]:
+    assert x.plan is not None
+    amounts = {"usd": cost, "tokens": tokens, "calls": 0}
+    return tuple([Charge(b.name, amounts[b.unit], b.end, b.unit == "calls") for b in x.plan.buckets])
+
+
+def _corrections(x: Exchange, tokens: int) -> tuple[Correct, ...]:
+    """What the token rates must take or give back, because ``tokens`` were used and not what was estimated."""
+    plan, guess = x.plan, x.estimate
+    assert plan is not None
+    assert guess is not None
+    if not plan.paces_tokens:
+        return ()
+    difference = tokens - guess.tokens
+    return tuple([Correct(r.name, r.period_ms, r.limit, difference) for r in plan.rates if r.unit == "tokens"])
 
 
 def _capped(hold: Hold, most: int) -> Hold:
