@@ -116,7 +116,47 @@ def _part(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def chat_usage(usage: Mapping[str, Any]) -> Usage | None:
-    """Usage as chat completions, completions and embeddings report it; ``None`` when it names no tokens.
+    """Usage as chat completions, completions and embeddings report it; ``None`` when it names no tokens."""
+    return (_plain_usage(usage) if _PLAIN.issuperset(usage) else None) or _any_usage(usage)
+
+
+_PLAIN = frozenset(
+    ("prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details")
+)
+_NO_PART: Mapping[str, Any] = {}
+
+
+def _plain_usage(usage: Mapping[str, Any]) -> Usage | None:
+    """The same in OpenAI's own words, which most replies use; ``None`` where one of them is not as it should be."""
+    get = usage.get
+    prompt, answer = get("prompt_tokens_details") or _NO_PART, get("completion_tokens_details") or _NO_PART
+    try:
+        reasoning, audio = answer.get("reasoning_tokens"), prompt.get("audio_tokens")
+        found = Usage(
+            get("prompt_tokens"),  # type: ignore[arg-type]
+            get("completion_tokens"),  # type: ignore[arg-type]
+            prompt.get("cached_tokens"),
+            prompt.get("cache_write_tokens"),
+            reasoning,
+            None,
+            audio,
+            output_audio_tokens=answer.get("audio_tokens"),
+        )
+        # Outside the totals, or no numbers: the long way decides.
+        if (reasoning or audio) and get("total_tokens") != found.input_tokens + found.output_tokens:
+            return None
+    except (AttributeError, TypeError):
+        return None
+    if type(found.input_tokens) is not int or type(found.output_tokens) is not int:
+        return None
+    for count in (found.cached_input_tokens, found.cache_write_tokens, reasoning, audio, found.output_audio_tokens):
+        if count is not None and (type(count) is not int or count < 0):
+            return None
+    return found if found.input_tokens >= 0 and found.output_tokens >= 0 else None
+
+
+def _any_usage(usage: Mapping[str, Any]) -> Usage | None:
+    """Usage in any of the words in use.
 
     Beside OpenAI's names: ``prompt_cache_hit_tokens`` (DeepSeek), ``num_cached_tokens`` (Mistral), ``cached_tokens``
     (Moonshot), ``cache_read_input_tokens`` and ``cache_creation`` (gateways to Anthropic). Where the total is input +
