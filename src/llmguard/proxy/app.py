@@ -86,7 +86,7 @@ class Gateway:
         method, raw_path = scope["method"], _raw_path(scope)
         head = check_head(method, raw_path, scope["query_string"], scope["headers"], self._limits)
         if isinstance(head, Violation):
-            return self._bad(_FALLBACK, event_id, head.status, head.code, head.message)
+            return self._bad(self._shape(method, raw_path), event_id, head.status, head.code, head.message)
         path = raw_path.decode("ascii")
         if method == "GET" and (local := self._local(path)) is not None:
             return local
@@ -108,6 +108,11 @@ class Gateway:
         if route.op is Op.MODELS:
             return await self._list_models(call, route, dialect, credential(head), event_id)
         return await self._relay(call, dialect, credential(head), event_id)
+
+    def _shape(self, method: str, raw_path: bytes) -> Dialect:
+        """The dialect to refuse a bad head in: that of its path, which is looked up and used for nothing else."""
+        route = self._routes.match(method, raw_path.decode("latin-1"))
+        return _FALLBACK if route is None else registry.dialect(route.dialect, route.family)
 
     async def _list_models(
         self, call: Call, route: Route, dialect: Dialect, secret: str | None, event_id: str
