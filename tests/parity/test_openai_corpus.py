@@ -13,6 +13,7 @@ from llmguard.providers.openai_chat import OpenAIChat
 from llmguard.providers.openai_embeddings import OpenAIEmbeddings
 from llmguard.providers.openai_responses import OpenAIResponses
 from tests.support.openai_traffic import ENDPOINTS, Recording, differences, recordings, request
+from tests.support.pieces import first_late_piece, terminal_start
 
 DIALECTS: dict[str, Dialect] = {
     "chat.completions": OpenAIChat(),
@@ -154,6 +155,37 @@ def test_cuts_change_nothing(longest: int) -> None:
             at += size
         assert out + cut.flush() == body, recording.id
         assert seen(cut) == seen(at_once), recording.id
+
+
+def test_pieces_pass_as_they_arrive_up_to_the_terminal_event() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    late = {}
+    for recording in streams():
+        body = recording.body
+        until = terminal_start(reader_of(recording), body)
+        if found := first_late_piece(reader_of(recording), body, dice, until):
+            late[recording.id, recording.provider] = found
+    assert late == {}
+
+
+def test_chunks_with_choices_pass_as_they_arrive_where_the_guard_asked_for_usage() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    for recording in dice.sample([one for one in streams() if one.op == "chat.completions"], 200):
+        reader = reader_of(recording, asked=True)
+        for event in recording.body.split(b"\n\n"):
+            choices = event.find(b'"choices":[{') + len(b'"choices":[{')
+            if b'"error"' in event:
+                break
+            if not event.startswith(b"data: {") or not 12 < choices < len(event):
+                reader.feed(event + b"\n\n")
+                continue
+            known = dice.randrange(choices, len(event))
+            first, second = event[:known], event[known:] + b"\n\n"
+            assert (reader.feed(first), reader.feed(second)) == (first, second), (recording.id, first)
 
 
 def test_only_the_usage_chunk_is_taken_out_where_the_guard_asked_for_it() -> None:

@@ -1,4 +1,4 @@
-"""Server-sent events as bytes: where one ends, what it says, how to write one.
+"""Server-sent events as bytes: where one ends, what it says, how to write one and go on with one that broke off.
 
 The format is that of the HTML standard, "9.2.6 Interpreting an event stream": lines end in LF, CRLF or CR; a blank line
 ends an event; several ``data`` lines are joined by LF; one space after the colon is not part of the value; other fields
@@ -53,18 +53,47 @@ def split(block: bytes) -> list[bytes]:
 
 
 def data(event: bytes) -> bytes:
-    """The data of one event, empty when it has none."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
-        return event[6:-2]
-    lines = []
-    for line in event.removeprefix(_BOM).splitlines():
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            lines.append(value.removeprefix(b" "))
-    return b"\n".join(lines)
+    """The data of one event, or what there is of it so far; empty when it has none."""
+    return next(iter(every_data(event + b"\n\n")), b"")
+
+
+def every_data(block: bytes) -> list[bytes]:
+    """The data of each event of a block, as :func:`split` finds them; blank lines left over do not count."""
+    found: list[bytes] = []
+    data: bytes | None = None
+    is_event = False
+    for line in block.splitlines() if b"\r" in block else block.split(b"\n"):
+        if line[:6] == b"data: " and data is None:
+            data, is_event = line[6:], True
+        elif line:
+            is_event = True
+            field, _, value = line.removeprefix(_BOM).partition(b":")
+            if field == b"data":
+                value = value.removeprefix(b" ")
+                data = value if data is None else data + b"\n" + value
+        elif is_event:
+            found.append(data or b"")
+            data, is_event = None, False
+    return found
 
 
 def render(text: bytes, name: bytes = b"") -> bytes:
     """One event with a single line of data."""
     head = b"event: " + name + b"\n" if name else b""
     return head + b"data: " + text + b"\n\n"
+
+
+def instead(torn: bytes, event: bytes) -> bytes:
+    """What makes a torn event that has no data yet into another one."""
+    line = _last_line(torn)
+    return event[len(line) :] if event.startswith(line) else b"\n" + event
+
+
+def before_data(torn: bytes) -> bytes:
+    """What must come before more data of a torn event."""
+    line = _last_line(torn)
+    return b"" if line.startswith(b"data:") else b"\ndata: " if line else b"data: "
+
+
+def _last_line(torn: bytes) -> bytes:
+    return torn[max(torn.rfind(b"\n"), torn.rfind(b"\r")) + 1 :].removeprefix(_BOM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -12,6 +13,7 @@ from llmguard.core.call import ObjectRef
 from llmguard.core.decision import Refuse
 from llmguard.core.usage import Usage
 from llmguard.providers.base import encode, llmguard_object
+from llmguard.providers.overlong import usage_in
 from llmguard.providers.stream import Fate, SSEReader
 
 _ERROR_TYPES = {
@@ -30,21 +32,20 @@ _ERROR_TYPES = {
 
 def error_body(refuse: Refuse, request_id: str) -> bytes:
     """An error reply, also the data of an `error` event. The SDK shows ``code`` as the exception's `error_code`."""
-    return b'{"type":"error",%s,"request_id":%s}' % (_error_member(refuse, request_id), encode(request_id))
+    return b"{%b}" % _error_members(refuse, request_id)
 
 
-def _error_member(refuse: Refuse, request_id: str) -> bytes:
+def _error_members(refuse: Refuse, request_id: str) -> bytes:
     details = {"error_code": refuse.code}
     if refuse.param is not None:
         details["param"] = refuse.param
-    return b'"error":' + encode(
-        {
-            "type": _ERROR_TYPES.get(refuse.status, "invalid_request_error" if refuse.status < 500 else "api_error"),
-            "message": refuse.message,
-            "details": details,
-            "llmguard": llmguard_object(refuse, request_id),
-        }
-    )
+    error = {
+        "type": _ERROR_TYPES.get(refuse.status, "invalid_request_error" if refuse.status < 500 else "api_error"),
+        "message": refuse.message,
+        "details": details,
+        "llmguard": llmguard_object(refuse, request_id),
+    }
+    return b'"type":"error","error":%b,"request_id":%b' % (encode(error), encode(request_id))
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -134,7 +135,8 @@ class MessagesReader(SSEReader):
     `content_block_stop` would hand the caller a tool call with half its arguments.
     """
 
-    ERROR_ANYWHERE = False
+    TERMINAL = re.compile(rb"[\r\n]*event: ?(?:message_stop|error)")
+    ERROR_NAME = b"event: error\n"
 
     __slots__ = ("_reported",)
 
@@ -187,15 +189,16 @@ class MessagesReader(SSEReader):
             self.usage = usage_of(message.usage)
             self.service_tier = _word(message.usage.get("speed"))
 
-    def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
+    def _overlong_end(self, head: bytes, window: bytes) -> Fate:
         if b'"message_' in head[:200]:
-            self._merge(usage)
+            self._merge(usage_in(window, self.USAGE_KEY))
+        return Fate.PASS
 
     def _ending(self, refuse: Refuse, request_id: str) -> bytes:
         return sse.render(error_body(refuse, request_id), b"error")
 
     def _error(self, refuse: Refuse, request_id: str) -> bytes:
-        return _error_member(refuse, request_id)
+        return _error_members(refuse, request_id)
 
     def _merge(self, usage: object) -> None:
         """Later numbers replace earlier ones; a delta leaves out what does not apply to it."""

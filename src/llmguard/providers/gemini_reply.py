@@ -11,6 +11,7 @@ from llmguard.core.decision import Refuse
 from llmguard.core.usage import Usage
 from llmguard.providers.base import encode, llmguard_object
 from llmguard.providers.gemini_common import searches_per_prompt
+from llmguard.providers.overlong import usage_in
 from llmguard.providers.stream import Fate, SSEReader
 
 _STATUS = {
@@ -34,14 +35,15 @@ _MODALITIES = {"IMAGE": "IMAGE", "VIDEO": "VIDEO", "AUDIO": "AUDIO", "DOCUMENT":
     5: "IMAGE",
 }
 """Modalities by name and, with `enum-encoding=int`, by number. A page of a document costs what an image does."""
+_EMPTY = {"role": "model", "parts": [{"text": ""}]}
 
 
 def error_body(refuse: Refuse, request_id: str) -> bytes:
     """An error reply. Google's clients find the reason and how long to wait in its `details`."""
-    return b"{%s}" % error_member(refuse, request_id)
+    return b"{%s}" % _error_member(refuse, request_id)
 
 
-def error_member(refuse: Refuse, request_id: str) -> bytes:
+def _error_member(refuse: Refuse, request_id: str) -> bytes:
     """The encoded member that makes a reply or a chunk an error."""
     reason = {"reason": refuse.code.upper(), "domain": "llmguard", "metadata": {"request_id": request_id}}
     details: list[dict[str, Any]] = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", **reason}]
@@ -167,11 +169,11 @@ class GeminiReader(SSEReader):
     the end of the body is the end. A chunk that runs code says `STOP` too, and more chunks follow: it is not held.
 
     A stream that is cut ends with a chunk that is both an error, which the SDK raises, and for who looks no further
-    than the candidates an end for the reason `OTHER`.
+    than the candidates an end for the reason `OTHER`. A chunk that was cut in its middle becomes one first: its
+    candidates are named a second time, and the last ones count, so nobody gets a tool call with half its arguments.
     """
 
     USAGE_KEY = b'"usageMetadata"'
-    ERROR_ANYWHERE = False
 
     __slots__ = ("_choices", "_ended", "_known", "_queries")
 
@@ -255,20 +257,22 @@ class GeminiReader(SSEReader):
         else:
             self._ended.discard(index)
 
-    def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
-        self.usage = self._report(usage)
+    def _free(self, event: bytearray) -> int:
+        """All but its line end: who reads line by line must not see the last chunk too early."""
+        return len(event.rstrip(b"\r\n")) or len(event)
+
+    def _overlong_end(self, head: bytes, window: bytes) -> Fate:
+        self.usage = self._report(usage_in(window, self.USAGE_KEY))
+        return Fate.HOLD if self._choices == 1 and b'"finishReason"' in window else _PASS
 
     def _ending(self, refuse: Refuse, request_id: str) -> bytes:
-        return sse.render(self.last_chunk(refuse, request_id))
+        return sse.render(b"{%b}" % self._error(refuse, request_id))
 
     def _error(self, refuse: Refuse, request_id: str) -> bytes:
-        return error_member(refuse, request_id)
-
-    def last_chunk(self, refuse: Refuse, request_id: str) -> bytes:
-        """The chunk that ends a cut stream."""
+        """An error, which the SDK raises where it comes first, and candidates in the place of those before it."""
         candidates = [
-            {"finishReason": "OTHER", "finishMessage": refuse.message, "index": index}
+            {"content": _EMPTY, "finishReason": "OTHER", "finishMessage": refuse.message, "index": index}
             for index in range(self._choices)
             if index not in self._ended
         ]
-        return b'{%s,"candidates":%s}' % (error_member(refuse, request_id), encode(candidates))
+        return b'%b,"candidates":%b' % (_error_member(refuse, request_id), encode(candidates))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jiter
@@ -12,10 +13,11 @@ from llmguard.core.call import Call, ObjectRef
 from llmguard.core.decision import Refuse
 from llmguard.providers.base import encode, llmguard_object
 from llmguard.providers.openai_common import always_searches, chat_usage, error_member, tier_served
+from llmguard.providers.overlong import HEAD, usage_in
 from llmguard.providers.stream import DROP, HOLD, PASS, Fate, SSEReader
 
 _DONE = b"[DONE]"
-_BRACKET = _DONE[0]
+_HAS_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 _PCM_BASE64_PER_TOKEN = 3_200
 
 
@@ -70,28 +72,35 @@ class ChatReader(SSEReader):
     one with choices, or in several of which the last counts.
     """
 
-    __slots__ = ("_asked", "_call", "_ended", "_opening")
+    __slots__ = ("_asked", "_call", "_ended", "_named", "_opening")
 
     def __init__(self, call: Call, *, asked_usage: bool) -> None:
         super().__init__()
         self._call = call
         self._asked = asked_usage
         self._opening = Opening()
+        self._named = False
         self._ended: set[Any] = set()
 
     def _event(self, data: bytes) -> Fate:
-        if data[0] == _BRACKET:
-            self.finished = data.startswith(_DONE)
-            return HOLD if self.finished else PASS
-        if not self._opening.id:
-            chunk: Chunk = self._open(data)
-        else:
-            try:
-                chunk = _decode_chunk(data)
-            except (msgspec.DecodeError, RecursionError):
-                chunk = _loose(data)
+        try:
+            chunk = _decode_chunk(data)
+        except (msgspec.DecodeError, RecursionError):
+            if data.startswith(_DONE):
+                self.finished = True
+                return HOLD
+            chunk = _loose(data)
+        if not self._named:
+            self._open(data)
         for choice in chunk.choices or ():
-            self._choice(choice, choice.delta)
+            delta = choice.delta
+            text = None if delta is None or choice.finish_reason is not None else delta.content
+            if text and type(text) is str and text.isascii():  # as `_text` counts it, without a call
+                self._pieces = pieces = self._pieces + 1
+                self._quarters = quarters = self._quarters + len(text)
+                self.generated = pieces if pieces * 4 > quarters else quarters // 4
+            else:
+                self._choice(choice, delta)
         if chunk.usage is None and chunk.error is None and chunk.x_groq is None:
             return PASS
         self._take_usage(chunk)
@@ -114,6 +123,7 @@ class ChatReader(SSEReader):
         except (msgspec.DecodeError, RecursionError):
             opening = _loose(data)
         self._opening = opening
+        self._named = bool(opening.id)
         if type(opening.model) is str and opening.model:
             self.model = opening.model
         self.service_tier = tier_served(opening.service_tier)
@@ -138,7 +148,7 @@ class ChatReader(SSEReader):
             self._text(_joined(thought))
         tools = piece.tool_calls or piece.function_call
         if tools:
-            self._text(_joined(tools), per_token=2)
+            self._text(_joined(tools), 2)
         if piece.audio is not None:
             self._audio(piece.audio)
 
@@ -167,9 +177,17 @@ class ChatReader(SSEReader):
             if seen.web_searches is None and self.model is not None and always_searches(self.model):
                 seen.web_searches = 1
 
-    def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
+    def _free(self, event: bytearray) -> int:
+        """What may be the chunk that is taken out waits until it is seen to have choices."""
+        if self._asked and not _HAS_CHOICES.search(event, 0, HEAD):
+            return 0
+        return super()._free(event)
+
+    def _overlong_end(self, head: bytes, window: bytes) -> Fate:
+        usage = usage_in(window, self.USAGE_KEY)
         if usage is not None:
             self._seen(usage)
+        return PASS
 
     def _error(self, refuse: Refuse, request_id: str) -> bytes:
         return error_member(refuse, request_id)

@@ -13,6 +13,7 @@ from llmguard.core.call import Call, ObjectRef
 from llmguard.core.decision import Refuse
 from llmguard.providers.base import encode, llmguard_object
 from llmguard.providers.openai_common import error_member, responses_usage, tier_served, web_searches_in
+from llmguard.providers.overlong import usage_in
 from llmguard.providers.stream import HOLD, PASS, Fate, SSEReader
 
 _DONE = b"[DONE]"
@@ -71,6 +72,10 @@ _decode_response = msgspec.json.Decoder(Response).decode
 class ResponsesReader(SSEReader):
     """The reader of the Responses dialect: usage comes with the last event."""
 
+    TERMINAL = re.compile(
+        rb'[\r\n]*(?:data: ?\[|(?:event: ?|data: ?\{"type": ?")(?:response\.(?:completed|incomplete|failed)|error))'
+    )
+
     __slots__ = ("_began", "_call", "_first", "_items", "_sequence")
 
     def __init__(self, call: Call) -> None:
@@ -93,7 +98,7 @@ class ResponsesReader(SSEReader):
             if kind == _TEXT_DELTA:
                 self._text(delta)
             elif not kind.endswith("audio.delta"):
-                self._text(delta, per_token=2 if kind in _JSON_DELTAS else 4)
+                self._text(delta, 2 if kind in _JSON_DELTAS else 1)
         elif kind in _LAST or kind == "error" or data.startswith(_DONE):
             return self._last(kind, bytes(event.response))
         elif kind in _FIRST:
@@ -160,20 +165,25 @@ class ResponsesReader(SSEReader):
     def _overlong(self, head: bytes) -> Fate:
         return HOLD if _head_type(head) in _LAST else PASS
 
-    def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
+    def _overlong_end(self, head: bytes, window: bytes) -> Fate:
         kind = _head_type(head)
         self._began = True
         found = _HEAD_ID.search(head)
         self._identity(Response(id=found[1].decode("utf-8", "replace") if found else None))
-        if kind in _LAST:
-            self.finished = True
-            self.failed = kind == "response.failed"
-            self.finish_reason = kind.removeprefix("response.")
-            if usage is not None:
-                self._seen(usage)
+        if kind not in _LAST:
+            return PASS
+        self.finished = True
+        self.failed = kind == "response.failed"
+        self.finish_reason = kind.removeprefix("response.")
+        usage = usage_in(window, self.USAGE_KEY)
+        if usage is not None:
+            self._seen(usage)
+        return HOLD
 
     def _error(self, refuse: Refuse, request_id: str) -> bytes:
-        return error_member(refuse, request_id)
+        """The API's own ``error`` event, with the member for which the SDKs raise."""
+        code, message = encode(refuse.code), encode(refuse.message)
+        return b'"type":"error","code":%b,"message":%b,%b' % (code, message, error_member(refuse, request_id))
 
     def _ending(self, refuse: Refuse, request_id: str) -> bytes:
         """The event ``response.incomplete``: what was generated so far stands, and the response has ended.

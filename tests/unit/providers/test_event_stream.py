@@ -2,18 +2,26 @@
 
 import json
 import random
+import re
 from typing import Any
 
 import pytest
 
 from llmguard.core.decision import Refuse
-from llmguard.providers.stream import MAX_HELD, Fate, SSEReader, usage_in
+from llmguard.providers.overlong import usage_in
+from llmguard.providers.stream import MAX_HELD, Fate, SSEReader
 
 REFUSE = Refuse("budget_exceeded", 429, "The budget is spent.")
 
 
 class Letters(SSEReader):
-    """A dialect of single words: `drop` is taken out, `hold` held back, `end` ends the stream."""
+    """A dialect of single words: `drop` is taken out, `hold` held back, `end` ends the stream.
+
+    An event named `last` is known as terminal by its first line; what may be `drop` waits for its end.
+    """
+
+    TERMINAL = re.compile(rb"event: last")
+    ERROR_NAME = b"event: error\n"
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,8 +45,19 @@ class Letters(SSEReader):
     def _overlong(self, head: bytes) -> Fate:
         return Fate.HOLD if b'"last"' in head else Fate.PASS
 
-    def _overlong_end(self, head: bytes, usage: dict[str, Any] | None) -> None:
-        self.late = usage
+    def _free(self, event: bytearray) -> int:
+        return 0 if b'data: "drop"'.startswith(event.strip()[:12]) else super()._free(event)
+
+    def _overlong_end(self, head: bytes, window: bytes) -> Fate:
+        self.late = usage_in(window, self.USAGE_KEY)
+        return Fate.PASS
+
+
+class Plain(Letters):
+    """Takes nothing out."""
+
+    def _free(self, event: bytearray) -> int:
+        return SSEReader._free(self, event)
 
 
 def feed(reader: SSEReader, data: bytes, sizes: Any) -> bytes:
@@ -79,7 +98,7 @@ def test_cuts_change_nothing(newline: bytes, blank: bytes) -> None:
             reader = Letters()
             out = feed(reader, stream, lambda longest=longest: dice.randint(1, longest))
             assert reader.finished
-            assert b'"end"' not in out
+            assert not out.endswith(events[-1])
             assert out + reader.flush() == expected
             assert reader.seen == DATA
 
@@ -91,11 +110,46 @@ def test_whole_events_go_out_as_the_object_that_came_in() -> None:
     assert reader.seen == [b'{"a":1}', b'{"a":1}', b'{"b":2}', b"{}"]
 
 
-def test_an_event_under_way_waits_for_its_end() -> None:
+def test_an_event_under_way_goes_out_in_the_pieces_in_which_it_comes() -> None:
+    reader = Plain()
+    for piece in (
+        b"d",
+        b"a",
+        b'ta: {"a":1}\n\ndata: {"b"',
+        b":",
+        b"2}\n",
+        b"\n",
+        b": comm",
+        b"ent\n\n",
+        b"event: x\nd",
+    ):
+        assert reader.feed(piece) is piece
+    assert reader.seen == [b'{"a":1}', b'{"b":2}']
+
+
+def test_what_may_be_taken_out_waits_until_it_is_known() -> None:
     reader = Letters()
-    assert reader.feed(b'data: {"a":1}\n\ndata: {"b"') == b'data: {"a":1}\n\n'
-    assert reader.feed(b":2}\n") == b""
-    assert reader.feed(b"\n") == b'data: {"b":2}\n\n'
+    assert reader.feed(b'data: "dr') == b""
+    assert reader.feed(b"eam") == b'data: "dream'
+    assert reader.feed(b'"\n\ndata: "drop') == b'"\n\n'
+    assert reader.feed(b'"\n\n') == b""
+    assert reader.flush() == b""
+
+
+def test_a_terminal_event_is_held_from_where_it_is_known_for_one() -> None:
+    reader = Letters()
+    assert reader.feed(b"data: 1\n\nevent: l") == b"data: 1\n\nevent: l"
+    assert reader.feed(b"ast\nda") == b""
+    assert reader.feed(b'ta: "end"\n\n') == b""
+    assert (reader.finished, reader.flush()) == (True, b'ast\ndata: "end"\n\n')
+
+
+def test_a_terminal_event_known_by_its_data_is_held_from_its_last_piece() -> None:
+    reader = Letters()
+    assert reader.feed(b'data: "en') == b'data: "en'
+    assert reader.feed(b'd"\n') == b'd"\n'
+    assert reader.feed(b"\ndata: more") == b""
+    assert (reader.finished, reader.flush()) == (True, b"\ndata: more")
 
 
 def test_everything_after_a_held_event_is_held_too() -> None:
@@ -109,22 +163,64 @@ def test_everything_after_a_held_event_is_held_too() -> None:
 
 def test_a_torn_tail_comes_out_at_the_end() -> None:
     reader = Letters()
-    assert reader.feed(b"data: 1\n\ndata: tor") == b"data: 1\n\n"
-    assert reader.flush() == b"data: tor"
+    assert reader.feed(b"data: 1\n\nevent: last\ndata: tor") == b"data: 1\n\n"
+    assert reader.flush() == b"event: last\ndata: tor"
 
 
-def test_cut_drops_the_event_under_way() -> None:
+ENDING = b"data: ending\n\n"
+ERROR_END = b',"error":"cut"}\nevent: error\n\n' + ENDING
+
+
+@pytest.mark.parametrize(
+    ("torn", "end"),
+    [
+        (b'data: {"half": "', b'"' + ERROR_END),
+        (b'data: {"half": 1', ERROR_END),
+        (b'event: x\ndata: {"half": tr', b"ue" + ERROR_END),
+        (b'data: {"a":\n', b"data: null" + ERROR_END),
+        (b'data: {"a": 1\r\ndat', b"\ndata: " + ERROR_END),
+        (b'data: {"a": 1\ndata', b"\ndata: " + ERROR_END),
+        (b'data: {"a": 1}', b"\n\n" + ENDING),
+        (b'data: {"a": 1}\n', b"\n\n" + ENDING),
+        (b"data: what", b"\n\n" + ENDING),
+        (b"", ENDING),
+        (b"dat", ENDING[3:]),
+        (b"data: ", ENDING[6:]),
+        (b"id: 7\ndata:", ENDING[5:]),
+        (b"event: some", b"\n" + ENDING),
+        (b"event: some\r\n", ENDING),
+        (b"event: some\r", ENDING),
+        (b": comm", b"\n" + ENDING),
+    ],
+)
+def test_cut_makes_an_error_of_the_event_under_way(torn: bytes, end: bytes) -> None:
+    reader = Plain()
+    assert reader.feed(b"data: 1\n\n" + torn) == b"data: 1\n\n" + torn
+    assert reader.cut(REFUSE, "r") == end
+
+
+def test_cut_drops_an_event_of_which_nothing_is_out() -> None:
+    for torn in (b'data: "dro', b'event: last\ndata: {"a'):
+        reader = Letters()
+        assert reader.feed(b"data: 1\n\n" + torn) + reader.cut(REFUSE, "r") == b"data: 1\n\n" + ENDING
+
+
+def test_cut_in_the_name_of_a_terminal_event_gives_it_another() -> None:
     reader = Letters()
-    out = reader.feed(b'data: 1\n\ndata: {"half": "') + reader.cut(REFUSE, "r")
-    assert out == b"data: 1\n\ndata: ending\n\n"
+    out = reader.feed(b"event: la") + reader.feed(b"st\nda") + reader.cut(REFUSE, "r")
+    assert out == b"event: la\n" + ENDING
 
 
 def test_cut_lets_a_stream_end_that_has_ended() -> None:
     reader = Letters()
     out = reader.feed(b'data: 1\n\ndata: "end"\n\n') + reader.cut(REFUSE, "r")
     assert out == b'data: 1\n\ndata: "end"\n\n'
+    for held in (b'data: "hold"\n\n', b'data: "hold"\n\ndata: {"to'):
+        reader = Letters()
+        assert reader.feed(held) + reader.cut(REFUSE, "r") == b'data: "hold"\n\n'
     reader = Letters()
-    assert reader.feed(b'data: "hold"\n\n') + reader.cut(REFUSE, "r") == b'data: "hold"\n\n'
+    out = reader.feed(b'data: "end"') + reader.cut(REFUSE, "r")
+    assert (out, reader.finished) == (b'data: "end"\n\n', True)
 
 
 def large(first: str, end: str = '","usage":{"tokens":3,"parts":{"x":1}},"z":0}') -> bytes:
@@ -147,7 +243,7 @@ def test_a_large_event_flows_and_its_usage_is_found(size: int) -> None:
 
 def test_of_a_large_terminal_event_only_the_last_bytes_are_held() -> None:
     reader = Letters()
-    stream = large("last")
+    stream = b"event: last\n" + large("last")
     out = feed(reader, stream, lambda: 50_000)
     held = reader.flush()
     assert out + held == stream
@@ -164,9 +260,9 @@ def test_a_large_event_cut_in_its_middle_becomes_an_error() -> None:
     for at in range(start, len(stream) - 2):
         reader = Letters()
         out = reader.feed(stream[:at]) + reader.cut(REFUSE, "r")
-        event, end = out.split(b"\n\n")
-        doc = json.loads(event.removeprefix(b"data: "))
-        assert (doc["error"], end) == ("cut", b""), at
+        event, *rest = out.split(b"\n\n")
+        doc = json.loads(event.removeprefix(b"data: ").removesuffix(b"\nevent: error"))
+        assert (doc["error"], rest) == ("cut", [b"data: ending", b""]), at
         assert doc["image"].startswith("QUJDQUJD")
 
 
@@ -222,20 +318,5 @@ def test_a_piece_is_a_token_at_least() -> None:
     for _ in range(10):
         reader._text("a")
     assert reader.generated == 10
-    reader._text('{"a":' * 20, per_token=2)
+    reader._text('{"a":' * 20, 2)
     assert reader.generated == 52
-
-
-@pytest.mark.parametrize(
-    ("text", "usage"),
-    [
-        (b'..."usage": {"a": {"b": "}"}} , "x":1}', {"a": {"b": "}"}}),
-        (b'"usage":{"a":1},"usage":{"a":2}', {"a": 2}),
-        (b'"usage":{"a":1},"usage":null', {"a": 1}),
-        (b'"usage":{"a":1', None),
-        (b'"usages":{"a":1}', None),
-        (b"", None),
-    ],
-)
-def test_usage_is_found_in_a_piece_of_json(text: bytes, usage: dict | None) -> None:
-    assert usage_in(text, b'"usage"') == usage

@@ -37,6 +37,7 @@ CHUNKS = [
     chunk({"text": "."}, finish="STOP", candidatesTokenCount=21, thoughtsTokenCount=30, cachedContentTokenCount=4),
 ]
 EVENTS = [b"data: " + json.dumps(one).encode() + b"\r\n\r\n" for one in CHUNKS]
+NOTHING = {"role": "model", "parts": [{"text": ""}]}
 PRETTY = [json.dumps(one, indent=2).encode() for one in CHUNKS]
 ARRAY = b"[" + b"\n,\r\n".join(PRETTY) + b"\n]"
 FINAL = Usage(9, 51, cached_input_tokens=4, reasoning_tokens=30)
@@ -142,17 +143,25 @@ def test_an_image_is_not_counted_as_text() -> None:
 # One JSON array.
 
 
-def test_an_array_passes_element_by_element_and_its_end_waits() -> None:
+def test_an_array_passes_as_it_comes_and_its_end_waits() -> None:
     reader = ArrayReader(1)
-    first = b"[" + PRETTY[0]
-    assert reader.feed(first[:100]) == b""
-    assert reader.feed(first[100:] + b"\n,\r\n") == first
-    assert reader.feed(PRETTY[1]) == b"\n,\r\n" + PRETTY[1]
-    assert reader.feed(b"\n,\r\n" + PRETTY[2]) == b"\n,\r\n" + PRETTY[2]
+    last = b"\n,\r\n" + PRETTY[3]
+    for piece in (
+        b"[",
+        PRETTY[0][:100],
+        PRETTY[0][100:],
+        b"\n,\r",
+        b"\n" + PRETTY[1],
+        b"\n,\r\n" + PRETTY[2],
+        last[:-9],
+    ):
+        assert reader.feed(piece) is piece
     assert (reader.usage, reader.finished) == (None, False)
-    assert reader.feed(b"\n,\r\n" + PRETTY[3] + b"\n]") == b""
-    assert (reader.usage, reader.finished) == (FINAL, True)
-    assert reader.flush() == b"\n,\r\n" + PRETTY[3] + b"\n]"
+    assert reader.feed(last[-9:]) == b""
+    assert (reader.usage, reader.finished) == (FINAL, False)
+    assert reader.feed(b"\n]") == b""
+    assert reader.finished
+    assert reader.flush() == last[-9:] + b"\n]"
 
 
 def test_an_array_reads_alike_however_it_is_cut_and_written() -> None:
@@ -172,12 +181,29 @@ def test_an_array_reads_alike_however_it_is_cut_and_written() -> None:
 
 
 def test_an_array_that_is_cut_is_valid_json_that_ends_with_an_error() -> None:
-    for stop in range(len(ARRAY) - len(PRETTY[-1])):
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    end = {"content": NOTHING, "finishReason": "OTHER", "finishMessage": REFUSE.message, "index": 0}
+    for stop in range(len(ARRAY) - len(b"}\n]")):
         reader = ArrayReader(1)
-        *whole, last = json.loads(reader.feed(ARRAY[:stop]) + reader.cut(REFUSE, "rid-1"))
-        assert whole == CHUNKS[: len(whole)]
-        assert last["error"]["llmguard"]["request_id"] == "rid-1"
-        assert last["candidates"] == [{"finishReason": "OTHER", "finishMessage": REFUSE.message, "index": 0}]
+        middle = rng.randint(0, stop)
+        out = reader.feed(ARRAY[:middle]) + reader.feed(ARRAY[middle:stop])
+        *before, last = json.loads(out + reader.cut(REFUSE, "rid-1"))
+        whole = [one for one in before if "error" not in one]
+        assert (whole, out) == (CHUNKS[: len(whole)], ARRAY[:stop])
+        assert len(before) - len(whole) <= 1
+        for error in (*before[len(whole) :], last):
+            assert error["error"]["llmguard"]["request_id"] == "rid-1"
+            assert error["candidates"] == [end]
+
+
+def test_an_array_cut_after_its_last_element_just_ends() -> None:
+    for end in (b"", b"\n", b'\n,\r\n{"torn'):
+        reader = ArrayReader(1)
+        out = reader.feed(ARRAY.removesuffix(b"\n]") + end) + reader.cut(REFUSE, "rid-1")
+        assert json.loads(out) == CHUNKS
+    reader = ArrayReader(1)
+    assert reader.feed(ARRAY) + reader.cut(REFUSE, "rid-1") == ARRAY
 
 
 def test_an_element_too_large_to_hold_flows_on_and_can_be_cut() -> None:
@@ -228,7 +254,7 @@ def test_a_cut_stream_raises_the_refusal_in_the_sdk(sdk: Sdk, events: int) -> No
     sent = b"".join(EVENTS[:events]) + EVENTS[events][:50]
     text, chunks, exc = sdk(reader.feed(sent) + reader.cut(REFUSE, "rid-1"))
     assert text == "".join(('Once {"a": [upon] \\ "', " a time, é\n\n", "", ".")[:events])
-    assert len(chunks) == events
+    assert [one.candidates[0].content.parts[0].text for one in chunks[events:]] == [""], "half a chunk, made empty"
     assert isinstance(exc, errors.ClientError)
     assert (exc.code, exc.status, exc.message) == (429, "RESOURCE_EXHAUSTED", REFUSE.message)
     assert exc.details["error"]["llmguard"]["request_id"] == "rid-1"

@@ -1,4 +1,4 @@
-"""The real OpenAI SDK reads streams that the guard has cut, wherever it cuts them."""
+"""The real OpenAI SDK reads streams that the guard has cut between two events (see test_cut_streams for the others)."""
 
 import json
 
@@ -39,20 +39,19 @@ def test_the_whole_stream_passes() -> None:
     assert chunks[-1].usage.prompt_tokens == 11
 
 
-def test_a_chat_stream_cut_anywhere_ends_cleanly() -> None:
-    body = b"".join(CHAT_EVENTS[:3])
-    for at in range(len(body) + 1):
+@pytest.mark.parametrize("begun", [b"", b"da", b"data: ", b": pi"])
+def test_a_chat_stream_ends_cleanly(begun: bytes) -> None:
+    for whole in range(4):
         reader = chat_reader()
-        chunks = chat(reader.feed(body[:at]) + reader.cut(REFUSE, "0198"))
+        chunks = chat(reader.feed(b"".join(CHAT_EVENTS[:whole]) + begun) + reader.cut(REFUSE, "0198"))
         text = "".join(c.choices[0].delta.content or "" for c in chunks)
-        assert text in ("", "Hello", "Hello wörld")
+        assert text == ("", "", "Hello", "Hello wörld")[whole]
         assert [c.choices[0].finish_reason for c in chunks] == [None] * (len(chunks) - 1) + ["length"]
         last = chunks[-1]
         assert last.llmguard["code"] == "budget_exceeded"
         assert last.llmguard["limit"] == "1"
-        begun = at >= len(CHAT_EVENTS[0])
-        assert last.id == ("chatcmpl-1" if begun else "chatcmpl-0198")
-        assert last.model == ("gpt-4o-mini-x" if begun else "gpt-4o-mini")
+        assert last.id == ("chatcmpl-1" if whole else "chatcmpl-0198")
+        assert last.model == ("gpt-4o-mini-x" if whole else "gpt-4o-mini")
 
 
 def test_only_open_choices_are_ended() -> None:
@@ -64,7 +63,7 @@ def test_only_open_choices_are_ended() -> None:
 
 def test_the_streaming_helper_says_that_the_length_was_reached() -> None:
     reader = chat_reader()
-    body = reader.feed(b"".join(CHAT_EVENTS[:2]) + b"data: {") + reader.cut(REFUSE, "r")
+    body = reader.feed(b"".join(CHAT_EVENTS[:2])) + reader.cut(REFUSE, "r")
     with client(body) as sdk, sdk.chat.completions.stream(model="m", messages=[]) as stream:
         assert [e.type for e in stream][-1] == "content.done"
         with pytest.raises(openai.LengthFinishReasonError) as caught:
@@ -80,7 +79,7 @@ def test_text_completions_end_in_their_own_shape() -> None:
     first = (
         b'data: {"id":"cmpl-1","object":"text_completion","created":1,"model":"m","choices":[{"index":0,"text":"Hi"}]}'
     )
-    with client(reader.feed(first + b"\n\ndata: {") + reader.cut(REFUSE, "r")) as sdk:
+    with client(reader.feed(first + b"\n\n") + reader.cut(REFUSE, "r")) as sdk:
         chunks = list(sdk.completions.create(model="m", prompt="a", stream=True))
     assert [c.choices[0].text for c in chunks] == ["Hi", ""]
     assert [(c.index, c.finish_reason) for c in chunks[-1].choices] == [(0, "length"), (1, "length")]
@@ -96,11 +95,11 @@ def test_an_event_too_large_to_hold_ends_as_an_error() -> None:
     assert caught.value.body["llmguard"]["rule"] == "search"
 
 
-def test_a_response_stream_cut_anywhere_ends_cleanly() -> None:
-    body = b"".join(RESPONSE_EVENTS[:-1])
-    for at in range(0, len(body) + 1, 11):
+@pytest.mark.parametrize("begun", [b"", b"ev", b"event: resp", b"event: response.output_item.added\ndata: "])
+def test_a_response_stream_ends_cleanly(begun: bytes) -> None:
+    for whole in range(len(RESPONSE_EVENTS)):
         reader = responses_reader()
-        cut = reader.feed(body[:at]) + reader.cut(REFUSE, "0198")
+        cut = reader.feed(b"".join(RESPONSE_EVENTS[:whole]) + begun) + reader.cut(REFUSE, "0198")
         with client(cut) as sdk:
             events = list(sdk.responses.create(model="m", input="", stream=True))
         assert [e.sequence_number for e in events] == list(range(len(events)))
@@ -108,7 +107,7 @@ def test_a_response_stream_cut_anywhere_ends_cleanly() -> None:
         last = events[-1]
         assert (last.type, last.response.status) == ("response.incomplete", "incomplete")
         assert last.response.incomplete_details.reason == "max_output_tokens"
-        assert last.response.id == ("resp_1" if at >= len(RESPONSE_EVENTS[0]) else "resp_0198")
+        assert last.response.id == ("resp_1" if whole else "resp_0198")
         assert last.llmguard["code"] == "budget_exceeded"
 
 

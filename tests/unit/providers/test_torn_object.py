@@ -3,6 +3,7 @@
 import json
 import random
 
+import jiter
 import pytest
 
 from llmguard.providers.torn import TornObject
@@ -24,6 +25,24 @@ def ended(pieces: list[bytes]) -> dict:
     for piece in pieces:
         torn.feed(piece)
     return json.loads(b"".join(pieces) + torn.end(MEMBER))
+
+
+CHARACTERS = (
+    '{"k\\u00e9é":"\\\\u00 \\\\\\\\ \\" \\u00E9 \\ud83d\\ude00\\uD83D\\uDE00\\n é漢字😀",'
+    '"\u0800\ud7ff\uffff":"\U00010000\U0010ffff",'
+    '"\\ud83d\\ude00":["\\u1234\\"\\\\"]}'
+).encode()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, len(CHARACTERS)])
+def test_every_broken_character_and_escape_is_mended(size: int) -> None:
+    """Strictly: no half of a surrogate pair is left, which other parsers than Python's own refuse."""
+    for at in range(1, len(CHARACTERS)):
+        torn = TornObject()
+        for start in range(0, at, size):
+            torn.feed(CHARACTERS[start : min(start + size, at)])
+        doc = jiter.from_json(CHARACTERS[:at] + torn.end(MEMBER))
+        assert doc["error"] == {"code": "budget_exceeded"}, at
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, len(TEXT)])
