@@ -16,6 +16,7 @@ from llmguard.providers.gemini_generate import GeminiGenerate
 from llmguard.providers.openai_chat import OpenAIChat
 from llmguard.providers.openai_responses import OpenAIResponses
 from tests.support.recordings import records, reply_bytes
+from tests.support.tiers import searches_in, tier_in
 
 _GEMINI = "/v1beta/models/{model}:"
 DIALECTS: dict[str, tuple[Dialect, str]] = {
@@ -65,55 +66,6 @@ def read(record: Record, call: Call) -> Reader:
     return reader
 
 
-def documents(record: Record) -> list[Record]:
-    """The reply, or the events of its stream."""
-    if record["stream_format"] != "sse":
-        whole = json.loads(reply_bytes(record))
-        return whole if isinstance(whole, list) else [whole]
-    lines = record["response"]["sse_text"].splitlines()
-    return [json.loads(line[5:]) for line in lines if line.startswith("data:") and line[5:].lstrip().startswith("{")]
-
-
-def tier_in(record: Record) -> str | None:
-    """The last tier that a reply names, read without any dialect."""
-    named = None
-    for document in documents(record):
-        outer = document.get("response") or document.get("message") or document
-        usage = outer.get("usage") or outer.get("usageMetadata") or {}
-        if record["op"] == "messages":
-            named = usage.get("speed") or named
-        else:
-            named = outer.get("service_tier") or usage.get("service_tier") or usage.get("serviceTier") or named
-    return None if named == "auto" else named
-
-
-def queries_in(record: Record) -> list[str]:
-    found = []
-    for document in documents(record):
-        for candidate in document.get("candidates") or ():
-            found += (candidate.get("groundingMetadata") or {}).get("webSearchQueries") or []
-    return found
-
-
-def searches_in(record: Record) -> int:
-    """What a reply says was searched, read without any dialect."""
-    if record["op"].endswith("Content"):
-        queries = {query for query in queries_in(record) if query}
-        per_prompt = str(record["model"]["response"]).startswith(("gemini-1", "gemini-2"))
-        return min(len(queries), 1) if per_prompt else len(queries)
-    if record["op"] == "messages":
-        return record["usage_expected"].get("web_search_requests") or 0
-    last = documents(record)[-1]
-    if record["op"] == "responses":
-        items = (last.get("response") or last).get("output") or []
-        calls = [item for item in items if item["type"] == "web_search_call"]
-        return sum((call.get("action") or {}).get("type", "search") == "search" for call in calls)
-    if "-search-" in str(record["model"]["response"]):
-        return 1
-    details = (last.get("usage") or {}).get("server_tool_use_details") or {}
-    return details.get("web_search_requests") or 0
-
-
 def test_every_reply_is_read_for_the_tier_that_served_it() -> None:
     tiers: Counter[str | None] = Counter()
     for record in recorded():
@@ -129,11 +81,11 @@ def test_every_search_in_a_reply_is_counted_and_was_allowed_for() -> None:
     searches: Counter[str] = Counter()
     for record in recorded():
         call = call_of(record)
-        usage = read(record, call or plain_call(record)).usage
-        counted = (usage or Usage()).web_searches or 0
-        assert counted == searches_in(record), record["id"]
-        searches[record["op"]] += counted
-        assert call is None or counted <= call.web_searches, record["id"]
+        usage = read(record, call or plain_call(record)).usage or Usage()
+        web, file = usage.web_searches or 0, usage.file_searches or 0
+        assert (web, file) == searches_in(record), record["id"]
+        searches[record["op"]] += web
+        assert call is None or (web <= call.web_searches and file <= call.file_searches), record["id"]
     assert searches["messages"] == 33
     assert searches["responses"] > 40
     assert searches["generateContent"] + searches["streamGenerateContent"] > 14

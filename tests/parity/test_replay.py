@@ -12,12 +12,15 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import httpx2
 import pytest
 
+from llmguard.core.money import FEMTO_PER_NANO
 from llmguard.guard import Guard
+from llmguard.pricing import Catalog
 from tests.support.gateway import Gateway, gateway
 from tests.support.recordings import FOLDER, records
 from tests.support.replay import (
@@ -32,6 +35,7 @@ from tests.support.replay import (
     provider_config,
     same_but_masked,
 )
+from tests.support.tiers import TIERED, searches_in, tier_in
 from tests.support.upstream import Upstream, upstream
 
 FILES = sorted(path.name.partition(".")[0] for path in FOLDER.glob("*.jsonl.gz") if not path.name.startswith("pairs"))
@@ -68,12 +72,13 @@ class Replayed:
 
 @dataclass(frozen=True)
 class World:
-    """The running gateway, its upstream and the caller's key."""
+    """The running gateway with its prices, its upstream and the caller's key."""
 
     served: Gateway
     provider: Upstream
     recordings: Recordings
     key: str
+    book: Catalog
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +90,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ample = {"name": "ample", "scope": {"team": "*"}, "limit": "$1000000", "window": "total"}
         config = provider_config(every, provider.origin) | {"budgets": [ample]}
         with gateway(tmp_path_factory.mktemp("replay"), config) as served:
-            claim(Guard(str(served.path)), every, TEAM)
-            yield World(served, provider, recordings, served.key(TEAM, feature="*"))
+            guard = Guard(str(served.path))
+            claim(guard, every, TEAM)
+            yield World(served, provider, recordings, served.key(TEAM, feature="*"), guard.catalog)
 
 
 async def _replay(world: World, file: str, todo: Sequence[Case]) -> list[Replayed]:
@@ -151,14 +157,15 @@ def _wrong(done: Replayed, row: Mapping[str, Any], world: World) -> Iterator[str
     cost = done.headers.get("x-llmguard-cost-usd")
     if (cost is None) != case.streams or (cost is not None and Decimal(cost) != Decimal(row["cost_nano"]).scaleb(-9)):
         yield f"the head says {cost}, the row {row['cost_nano']}"
-    yield from _wrong_row(case, row)
+    yield from _wrong_row(case, row, world.book)
 
 
-def _wrong_row(case: Case, row: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_row(case: Case, row: Mapping[str, Any], book: Catalog) -> Iterator[str]:
     if (row["status"], row["kind"], row["provider"]) != (case.status, "POST", case.provider):
         yield f"a row of {row['status']}, {row['kind']}, {row['provider']}"
-    if row["cost_nano"] != _price(case, row):
-        yield f"cost {row['cost_nano']} instead of {_price(case, row)}"
+    price = _price(case, row, book)
+    if row["cost_nano"] != price:
+        yield f"cost {row['cost_nano']} instead of {price}"
     if case.usage is None or case.passes_through:
         return
     if row["usage_source"] != "provider":
@@ -168,14 +175,22 @@ def _wrong_row(case: Case, row: Mapping[str, Any]) -> Iterator[str]:
         yield f"usage {got} instead of {expected}"
 
 
-def _price(case: Case, row: Mapping[str, Any]) -> int:
-    """Errors cost nothing. A provider that names more cached tokens than its prompt has bills them all."""
+def _price(case: Case, row: Mapping[str, Any], book: Catalog) -> int:
+    """Errors cost nothing. What a reply says of its tier and of searches is added to the tokens of the row.
+
+    A provider that names more cached tokens than its prompt has bills them all.
+    """
     if case.status >= 400:
         return 0
     if case.passes_through:
         return FEE_NANO
     parts = (row["cached_input_tokens"] or 0) + (row["cache_write_tokens"] or 0)
-    return int(max(row["input_tokens"], parts) * INPUT_NANO + row["output_tokens"] * OUTPUT_NANO)
+    tokens = int(max(row["input_tokens"], parts) * INPUT_NANO + row["output_tokens"] * OUTPUT_NANO)
+    if case.usage is None or case.record["op"] not in TIERED:
+        return tokens
+    price = book.quote(case.provider, row["model_requested"], tier_in(case.record)).price
+    premium = Fraction(price.rates.input, INPUT_NANO * FEMTO_PER_NANO)
+    return int(tokens * premium) + price.searches(*searches_in(case.record)) // FEMTO_PER_NANO
 
 
 def _as_expected(case: Case, row: Mapping[str, Any]) -> bool:
