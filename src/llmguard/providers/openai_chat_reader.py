@@ -36,11 +36,11 @@ class Delta(msgspec.Struct, gc=False):
 class Choice(msgspec.Struct, gc=False):
     """One answer, or the next piece of one."""
 
-    delta: Delta | None = None
-    message: Delta | None = None
-    text: Any = None
     index: Any = 0
+    delta: Delta | None = None
     finish_reason: Any = None
+    text: Any = None
+    message: Delta | None = None
 
 
 class Chunk(msgspec.Struct, gc=False):

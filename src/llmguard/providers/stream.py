@@ -96,7 +96,10 @@ class SSEReader:
     # What a dialect fills in.
 
     def _event(self, data: bytes) -> Fate:
-        """Read the data of one event and say what becomes of it; what is partly with the caller cannot be dropped."""
+        """Read the data of one event (a CR may follow it) and say what becomes of it.
+
+        What is partly with the caller is not dropped any more.
+        """
         raise NotImplementedError
 
     def _reply(self, body: bytes) -> None:
@@ -166,9 +169,7 @@ class SSEReader:
                 field, _, rest = rest.partition(b": ")
             if field == b"data":
                 text, _, rest = rest.partition(b"\n")
-                if rest == b"\r\n":
-                    text, rest = text.rstrip(b"\r"), b"\n"
-                if rest == b"\n":
+                if rest == b"\n" or rest == b"\r\n":
                     fate = self._event(text)
                     return data if fate is PASS else self._settle(data, fate)
         return self._step(data)

@@ -29,6 +29,7 @@ class Letters(SSEReader):
         self.late: dict[str, Any] | None = None
 
     def _event(self, data: bytes) -> Fate:
+        data = data.rstrip(b"\r")
         self.seen.append(data)
         self.finished = self.finished or data == b'"end"'
         return {b'"drop"': Fate.DROP, b'"hold"': Fate.HOLD, b'"end"': Fate.HOLD}.get(data, Fate.PASS)
