@@ -21,6 +21,8 @@ from llmguard.stages.records import hold_record
 _ATTEMPTS = 4
 _FRESH_MS = 2_000
 _FLOOR = 1_024
+_LEEWAY = 2
+"""How often the output that a caller named must have been seen, by estimate, before it is believed to be passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +195,22 @@ class Quota:
         if not x.reserved or reader.generated <= x.output_hold:
             x.output_hold = max(x.output_hold, reader.generated)
             return None
+        named = (x.call.max_tokens or 0) * guess.choices
+        if named <= x.output_hold and reader.generated <= _LEEWAY * named:
+            # All that the provider may write is held; only our estimate of it has passed that.
+            x.output_hold = _LEEWAY * named
+            return None
         wanted = -(-reader.generated // guess.choices) + STEP
         grown = guess.grown(wanted)
         holds = tuple([_capped(grown.hold(bucket), grown.max_output) for bucket in plan.buckets])
         try:
             answer = yield Ask(Extend(x.event_id, self._policy.lease_ms, holds))
         except StoreUnavailable:
-            return None if reader.generated <= guess.max_output * guess.choices else refusals.store_away()
+            most = guess.max_output * guess.choices
+            if reader.generated > most:
+                return refusals.store_away()
+            x.output_hold = most  # what was admitted may be used up without asking again at every chunk
+            return None
         if isinstance(answer, Denied):
             return refusals.budget(plan.buckets[answer.index], answer, x.event_id)
         if isinstance(answer, Done):

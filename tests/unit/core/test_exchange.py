@@ -287,6 +287,44 @@ def test_a_stream_goes_on_where_its_raised_hold_finds_no_room_in_the_spool() -> 
     assert x.output_hold == 1_040 + 1_024
 
 
+def test_a_stream_uses_up_what_it_was_admitted_with_while_the_store_is_away_and_no_more() -> None:
+    x = exchange(a_call(stream=True, max_tokens=None))
+    world = script(Ask=[admitted, StoreUnavailable("silent"), StoreUnavailable("silent")])
+    world.play(x.open(NOW))
+    x.dispatch()
+    reader = x.answer(200, NOW)
+    for seen in (1_030, 1_500, 2_038):
+        reader.generated = seen
+        x.feed(b"data: x\n\n", NOW)
+        if x.due:
+            assert world.play(x.attend()) is None
+    assert world.names().count("Ask") == 2, "asked again before the cap was reached"
+    x.feed(b"data: x\n\n", NOW)
+    assert x.due
+    refusal = world.play(x.attend())
+    assert isinstance(refusal, Refuse)
+    assert refusal.code == "quota_unavailable"
+
+
+def test_an_estimate_beyond_the_maximum_that_the_caller_named_needs_no_further_room() -> None:
+    """The provider stops at 100 tokens; 200 are the most that 100 are taken for."""
+    x = exchange(a_call(stream=True, max_tokens=100))
+    world = script(Ask=[admitted, Denied(NOW, "insufficient", 0, Level(10**9, 0, 0, 0))])
+    world.play(x.open(NOW))
+    x.dispatch()
+    reader = x.answer(200, NOW)
+    for seen in (95, 150, 190):
+        reader.generated = seen
+        x.feed(b"data: x\n\n", NOW)
+        if x.due:
+            assert world.play(x.attend()) is None
+    assert world.names().count("Ask") == 1
+    x.feed(b"data: x\n\n", NOW)
+    refusal = world.play(x.attend())
+    assert isinstance(refusal, Refuse)
+    assert refusal.code == "budget_insufficient"
+
+
 def test_a_key_whose_budget_cannot_be_read_is_refused_before_anything_is_held() -> None:
     def unreadable(key_id: str, text: str) -> BudgetRule:
         raise ValueError(f"{text!r} is no amount")
