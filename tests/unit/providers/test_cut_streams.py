@@ -98,10 +98,10 @@ CHAT_STREAMS = {
 }
 
 
-def chat_reader() -> Reader:
+def chat_reader(*, asked: bool = False) -> Reader:
     dialect = OpenAIChat()
     call = dialect.parse(request(b'{"model":"m","messages":[],"stream":true}', ""), "/v1/chat/completions", None)
-    return dialect.reader(call, asked_usage=False)
+    return dialect.reader(call, asked_usage=asked)
 
 
 @pytest.mark.parametrize("stream", CHAT_STREAMS)
@@ -121,6 +121,20 @@ def test_chat(sdks: Decoders, stream: str) -> None:
         else:
             assert error is None, sent
             assert (len(chunks), chunks[-1].llmguard["code"]) == (len(expected) + 1, "budget_exceeded"), sent
+
+
+def test_chat_where_the_guard_asked_for_usage(sdks: Decoders) -> None:
+    """Until its choices are seen, a chunk may be the one that is taken out; so nothing of it is with the caller."""
+    events = CHAT_STREAMS["plain"]
+    for whole, sent, torn in cuts(events):
+        reader = chat_reader(asked=True)
+        out = fed(reader, sent)
+        chunks, error = sdks.chat(out + reader.cut(REFUSE, RID))
+        done = is_json(object_of(torn)) and whole < 3
+        is_torn = b'"choices":[{' in torn and not done
+        assert (error is not None) == is_torn == (not done and out != b"".join(events[: min(whole, 3)])), sent
+        assert len(chunks) == min(whole, 3) + done + (not is_torn), sent
+        assert all(chunk.usage is None for chunk in chunks)
 
 
 # Responses.
