@@ -192,6 +192,7 @@ PHASES: dict[str, tuple[bool, Answer, int]] = {
     "whole reply too large to hold": (False, one_body(4_000_000, gap=0.05), 2),
     "stream that fell silent": (True, streaming(LONG, fault="hang", after=sum(map(len, LONG[:3]))), 1),
     "stream that runs": (True, streaming(LONG, gap=0.02), 3),
+    "JSON instead of a stream": (True, one_body(10_000, gap=0.5), 0),
 }
 """Whether the call streams, what the provider does, and how many pieces the caller reads before it hangs up."""
 
@@ -228,6 +229,33 @@ def test_a_caller_who_hangs_up_ends_the_providers_work_within_a_second(world: Wo
     assert 0 < row["cost_nano"] <= row["cap_nano"]
     world.check_all_settled()
     print(f"closed after {lived * 1000:.0f} ms, charged {row['cost_nano']} of {row['cap_nano']}")
+
+
+def error_body(size: int, **how: Any) -> Answer:
+    """A provider's error in pieces of 10 kB."""
+    error = {"error": {"message": "x" * size, "type": "server_error", "code": None, "param": None}}
+    return answer(status=500, json_body=error, cuts=[10_000], framing="chunked", **how)
+
+
+def test_an_error_is_free_also_for_a_caller_who_does_not_wait_for_it(world: World) -> None:
+    world.provider.reply(error_body(200_000, gap=0.3))
+    asyncio.run(hang_up(world, chat("error-0"), 0))
+    row = entry_of(world.served, end_user="error-0")
+    assert (row["status"], row["cost_nano"], row["interrupted"]) == (500, 0, "caller_gone")
+    world.check_all_settled()
+
+
+def test_an_error_without_end_is_given_up(world: World) -> None:
+    world.provider.reply(error_body(3_000_000))
+    before = len(world.provider.requests)
+    with sdks(world.served.url, world.key()) as sdk, pytest.raises(openai.InternalServerError) as caught:
+        sdk.oai.with_options(max_retries=0).chat.completions.create(**chat("error-1"))
+    assert (caught.value.status_code, caught.value.code) == (502, "upstream_unreachable")
+    (seen,) = world.provider.requests[before:]
+    world.provider.wait_for(lambda u: seen.connection not in u.alive, SECOND)
+    row = entry_of(world.served, end_user="error-1")
+    assert (row["status"], row["cost_nano"], row["interrupted"]) == (500, 0, "upstream_failed")
+    world.check_all_settled()
 
 
 def test_a_stream_that_is_drained_is_charged_by_its_provider(world: World) -> None:

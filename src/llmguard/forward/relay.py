@@ -105,11 +105,11 @@ class Relay:
 
         try:
             incoming = await upstream.engine.send(upstream.outgoing(call, admit.target, body, before_send, tenant))
+            x.answer(incoming.status, runtime.now())
             if incoming.body is None and _comes_whole(call, incoming):
                 await _collect(incoming)
         except UpstreamError as error:
             return self._failed(x, error)
-        x.answer(incoming.status, runtime.now())
         headers = self._head(x, incoming)
         if incoming.body is not None:
             return self._whole(x, incoming, headers, upstream)
@@ -226,13 +226,17 @@ def _comes_whole(call: Call, incoming: Incoming) -> bool:
 
 
 async def _collect(incoming: Incoming) -> None:
-    """Read the rest into ``incoming.body``."""
+    """Read the rest into ``incoming.body``; what stops that, a cancellation too, drops the connection."""
     parts, size = [], 0
-    while data := await incoming.next():
-        parts.append(data)
-        size += len(data)
-        if size > HOLD_UP_TO * 4:
-            raise UpstreamError("an error reply of more than 1 MiB", sent=True)
+    try:
+        while data := await incoming.next():
+            parts.append(data)
+            size += len(data)
+            if size > HOLD_UP_TO * 4:
+                raise UpstreamError("an error reply of more than 1 MiB", sent=True)
+    except BaseException:
+        incoming.close()
+        raise
     incoming.body = b"".join(parts)
 
 
