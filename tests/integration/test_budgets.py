@@ -114,7 +114,7 @@ def test_500_at_once_admit_exactly_100_on_redis_with_four_processes(tmp_path: Pa
         with gateway(tmp_path, settings, port=port) as served:
             check_exactly_a_hundred(served, provider, served.key())
             with Redis.from_url(store.tcp_url, decode_responses=True) as client:
-                (bucket,) = [name for name in client.scan_iter(match="*b:tokens*")]
+                (bucket,) = list(client.scan_iter(match="*b:tokens*"))
                 kept = client.hgetall(bucket)
             assert (kept["settled"], kept.get("held", "0"), kept.get("exposure", "0")) == ("100000", "0", "0")
 

@@ -42,7 +42,7 @@ def test_the_providers_key_goes_out_and_the_callers_never() -> None:
     target = Target("anthropic", "claude")
     first = upstream.outgoing(caller, target, b"{}", lambda: None)
     second = upstream.outgoing(caller, target, b"{}", lambda: None)
-    names = {name: value for name, value in first.headers}
+    names = dict(first.headers)
     assert names[b"x-api-key"] == b"sk-one"
     assert dict(second.headers)[b"x-api-key"] == b"sk-two"
     assert names[b"anthropic-version"] == b"2023-06-01"
