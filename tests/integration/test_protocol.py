@@ -286,6 +286,7 @@ def test_a_slow_head_and_an_idle_connection_are_ended(served: Served, monkeypatc
         assert read_answer(slow)[0] == 408
         assert read_all(slow) == b""
         assert read_all(idle) == b""
+        wait_until(lambda: not served.server.server_state.connections)  # though the callers have closed nothing
 
 
 def test_unread_bodies_hold_up_their_caller(served: Served) -> None:
@@ -324,6 +325,14 @@ def test_a_slow_reader_costs_little_memory_and_keeps_its_stream(served: Served) 
         while not data.endswith(b"\r\n3\r\nend\r\n0\r\n\r\n"):
             data = data[-100:] + read_some(sock)
     wait_until(lambda: not served.server.server_state.tasks)
+
+
+def test_a_caller_that_never_reads_its_last_answer_is_cut(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "SWEEP_SECONDS", 0.02)
+    with served.connected(receive_buffer=65_536) as sock:
+        sock.sendall(post("/echo", b"x" * 10_000_000, "Connection: close"))
+        wait_until(lambda: served.server.server_state.total_requests)
+        wait_until(lambda: not served.server.server_state.connections)
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -1,8 +1,9 @@
 """The server's side of HTTP/1.1 as a protocol class for uvicorn's ``http=``, made for many short requests.
 
-Whatever two programs could read in two ways is refused. A request costs no timer, no event and one write. It is handed
-to the application when it is whole; one that is large, slow or waits for `100 Continue` is handed over earlier.
-Requests sent ahead are answered one by one, in order. A caller that closes its sending side has hung up.
+Parsing is llhttp's strict mode; what that leaves open (versions, upgrades, trailers, targets, sizes) is decided here,
+and whatever two programs could read in two ways is refused. A request costs one write and no timer. It is handed to the
+application when it is whole; one that is large, slow or waits for `100 Continue` is handed over earlier. Requests sent
+ahead are answered one by one, in order. A caller that closes its sending side has hung up.
 
 Of uvicorn's options it heeds the application, the root path, the default headers and the keep-alive time; it writes no
 access log, switches to no other protocol and knows no limit of concurrency.
@@ -15,6 +16,7 @@ import json
 import socket
 import struct
 from collections import deque
+from contextvars import copy_context
 from typing import Any
 from urllib.parse import unquote
 from weakref import WeakSet
@@ -27,9 +29,9 @@ from uvicorn.server import ServerState
 from llmguard.proxy.cycle import CLOSE, Cycle, Fields, Message, encode_head
 
 HEAD_BYTES = 64 * 1024
-"""A request's head. Also whatever else brings no progress, such as trailers."""
+"""Of a request's head, and of whatever else brings no progress, such as trailers."""
 BODY_BYTES = 64 * 1024
-"""Unread bytes of bodies per connection above which nothing more is read."""
+"""Of bodies that the application has not received: above it, nothing more is read from the connection."""
 AHEAD = 128
 """Requests that may wait behind the running one."""
 HEAD_SECONDS = 30
@@ -42,6 +44,7 @@ SWEEP_SECONDS = 1.0
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _RESET = struct.pack("ii", 1, 0)
 
+Fault = tuple[int, str, str]
 LARGE_HEAD = (431, "headers_too_large", "The request has too many or too large headers.")
 SLOW_HEAD = (408, "request_timeout", "The request took too long to arrive.")
 UPGRADE = (400, "upgrade_refused", "The protocol cannot be changed on this connection.")
@@ -63,33 +66,20 @@ class HttpProtocol(asyncio.Protocol):
     ``_barren`` counts bytes without progress, ``_age`` sweeps since the connection began to wait for what it waits for.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
         self._config = config
         self._app_state = app_state
-        self._loop = _loop or asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop = _loop or asyncio.get_running_loop()
         self._parser: Any = httptools.HttpRequestParser(self)
-        self._fields: Fields = []
         self._url = b""
-        self._in_head = False
-        self._barren = 0
-        self._age = 0
+        self._fields: Fields = []
         self._running: Cycle | None = None
         self._incoming: Cycle | None = None
         self._waiting: deque[Cycle] = deque()
-        self._unread = 0
-        self._unsent = 0
-        self._fault: tuple[int, str, str] | None = None
-        self._deaf = False
-        self._ending = False
-        self._leaving = False
-        self._reading_paused = False
         self._waiters: set[asyncio.Future[None]] = set()
+        self._fault: Fault | None = None
+        self._barren = self._unread = self._unsent = self._age = 0
+        self._in_head = self._deaf = self._ending = self._leaving = self._reading_paused = False
         self.server_state = server_state
         self.writing_paused = False
 
@@ -100,6 +90,7 @@ class HttpProtocol(asyncio.Protocol):
         self._client = get_remote_addr(transport)
         self._server = get_local_addr(transport)
         self._scheme = "https" if is_ssl(transport) else "http"
+        self._context = copy_context()
         state: Any = self.server_state
         state.connections.add(self)
         if state not in _swept:
@@ -223,7 +214,7 @@ class HttpProtocol(asyncio.Protocol):
             self._incoming = None
             self._barren = 0
 
-    def _head_fault(self, version: str) -> tuple[int, str, str] | None:
+    def _head_fault(self, version: str) -> Fault | None:
         fields, url = self._fields, self._url
         if self._barren > HEAD_BYTES and len(url) + sum(len(n) + len(v) + 4 for n, v in fields) > HEAD_BYTES:
             return LARGE_HEAD
@@ -321,10 +312,11 @@ class HttpProtocol(asyncio.Protocol):
         self._running = cycle = self._waiting.popleft()
         if self._ending:
             cycle.keep_alive = False
-        task = self._loop.create_task(cycle.run(self._config.loaded_app))
+        # The connection's own context, because this may run in the task of the request before.
+        task = self._loop.create_task(cycle.run(self._config.loaded_app), context=self._context.copy())
         self.server_state.tasks.add(task)
 
-    def _refuse(self, fault: tuple[int, str, str]) -> None:
+    def _refuse(self, fault: Fault) -> None:
         """Take in nothing more. A request whose body has become unreadable is answered with the fault, too."""
         if self._deaf:
             return
@@ -336,7 +328,7 @@ class HttpProtocol(asyncio.Protocol):
         elif cycle is not None:
             self._waiting.pop()
 
-    def _answer(self, fault: tuple[int, str, str]) -> None:
+    def _answer(self, fault: Fault) -> None:
         status, code, message = fault
         kind = "invalid_request_error" if status < 500 else "server_error"
         body = json.dumps({"error": {"message": message, "type": kind, "code": code}}).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
@@ -120,6 +121,10 @@ def start(*headers: tuple[bytes, bytes], status: int = 200) -> dict[str, Any]:
 
 def part(body: bytes, more: bool = True) -> dict[str, Any]:
     return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+NOTHING = (b"content-length", b"0")
+END = part(b"", more=False)
 
 
 def says(*messages: dict[str, Any]) -> App:
@@ -381,6 +386,22 @@ def test_so_many_requests_may_be_sent_ahead() -> None:
     asyncio.run(run())
 
 
+def test_a_request_sent_ahead_inherits_nothing_from_the_one_before() -> None:
+    team: ContextVar[str] = ContextVar("team", default="nobody")
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(team.get())
+        team.set("search")
+        await Echo()(scope, receive, send)
+
+    async def run() -> None:
+        assert await Caller(app).send(POST * 3) == ok(b"hello") * 3
+        assert seen == ["nobody"] * 3
+
+    asyncio.run(run())
+
+
 def test_reading_pauses_while_64_kib_of_body_are_unread() -> None:
     async def run() -> None:
         go = asyncio.Event()
@@ -564,15 +585,16 @@ def test_the_end_of_a_body_is_marked_as_http_wants_it(
         [start((b"content-length", b"3")), part(b"abcd")],
         [start((b"content-length", b"+3")), part(b"abc", more=False)],
         [start((b"content-length", b"3"), (b"content-length", b"3")), part(b"abc", more=False)],
-        [start(status=101)],
-        [start(status=600)],
-        [start((b"x", b"a\r\nb: c"), (b"content-length", b"0"))],
-        [start((b"x", b"a\nb"), (b"content-length", b"0"))],
-        [start((b"x", b"a\x00b"), (b"content-length", b"0"))],
-        [start((b"x\r\ny", b"a"), (b"content-length", b"0"))],
-        [start((b"x y", b"a"), (b"content-length", b"0"))],
-        [start((b"", b"a"), (b"content-length", b"0"))],
-        [start((b"X", b"a"), (b"content-length", b"0"))],
+        [start(NOTHING, status=101), END],
+        [start(NOTHING, status=600), END],
+        [start((b"x", b"a\r\nb: c"), NOTHING), END],
+        [start((b"x", b"a\nb"), NOTHING), END],
+        [start((b"x", b"a\x00b"), NOTHING), END],
+        [start((b"x\r\ny", b"a"), NOTHING), END],
+        [start((b"x y", b"a"), NOTHING), END],
+        [start((b"x:", b"a"), NOTHING), END],
+        [start((b"", b"a"), NOTHING), END],
+        [start((b"X", b"a"), NOTHING), END],
     ],
 )
 def test_a_failure_before_the_first_byte_is_a_500_in_json(messages: list[Any]) -> None:
@@ -622,6 +644,35 @@ def test_an_answer_before_the_body_has_come_closes_the_connection() -> None:
         assert caller.wire.ended == "half-closed"
         assert not caller.wire.paused, "so that the caller's end is seen"
         assert await caller.send(b"x" * 900_000 + GET) == b""
+
+    asyncio.run(run())
+
+
+def test_a_failure_with_a_body_still_coming_hears_the_caller_out() -> None:
+    async def run() -> None:
+        caller = Caller(says())
+        answer = await caller.send(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 100_000)
+        assert fault_code(answer) == (500, "internal_error")
+        assert caller.wire.ended == "half-closed"
+        assert not caller.wire.paused
+
+    asyncio.run(run())
+
+
+def test_what_follows_a_last_request_is_dropped_and_holds_up_nothing() -> None:
+    async def run() -> None:
+        caller = Caller(silent)
+        await caller.send(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        old = Caller(silent)
+        await old.send(
+            b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nPOST / HTTP/1.0\r\nContent-Length: 99999\r\n\r\n"
+        )
+        for each in (caller, old):
+            assert await each.send(b"x" * 99_999, GET) == b""
+            assert not each.wire.paused, "so that a hang-up is seen"
+            each.protocol.eof_received()
+            await settle()
+            assert not each.state.tasks
 
     asyncio.run(run())
 
