@@ -135,7 +135,7 @@ class MessagesReader(SSEReader):
     `content_block_stop` would hand the caller a tool call with half its arguments.
     """
 
-    TERMINAL = re.compile(rb"[\r\n]*event: ?(?:message_stop|error)")
+    TERMINAL = re.compile(rb"[\r\n]*(?:event: ?(?:message_stop|error)|data: ?\[)")
     ERROR_NAME = b"event: error\n"
 
     __slots__ = ("_reported",)

@@ -259,7 +259,7 @@ class GeminiReader(SSEReader):
 
     def _free(self, event: bytearray) -> int:
         """All but its line end: who reads line by line must not see the last chunk too early."""
-        return len(event.rstrip(b"\r\n")) or len(event)
+        return super()._free(event) and (len(event.rstrip(b"\r\n")) or len(event))
 
     def _overlong_end(self, head: bytes, window: bytes) -> Fate:
         self.usage = self._report(usage_in(window, self.USAGE_KEY))

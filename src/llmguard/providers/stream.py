@@ -162,7 +162,7 @@ class SSEReader:
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes and return those that may go out: the same object where nothing is held."""
-        if self._plain:
+        if self._plain:  # a whole event of one line, and perhaps its name; nobody mixes LF with lines that end in CR
             field, _, rest = data.partition(b": ")
             if field == b"event":
                 _, _, rest = rest.partition(b"\n")
