@@ -104,6 +104,8 @@ class Service:
         for close in self.closers:
             await close()
         await self.link.close()
+        if self.link.owed:
+            log.warning("the quota store did not take %d moves; it learns of them from the ledger", self.link.owed)
         await self._quietly(self._write_counts)
         if not await asyncio.to_thread(self.shipper.stop):
             log.warning(
@@ -126,6 +128,9 @@ class Service:
             await work()
         except LLMGuardError as error:
             trouble = str(error)
+        except Exception as error:  # the work that holds leases and hears of revoked keys outlives a defect in it
+            log.exception("a defect in %s", name)
+            trouble = f"a defect: {error!r}"
         if trouble != self._troubles.get(name, ""):
             log.warning("%s: %s", name.lstrip("_").replace("_", " "), trouble or "well again")
         self._troubles[name] = trouble
