@@ -143,16 +143,16 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
         parts, size = [body], len(body)
-        while message.get("more_body"):
+        while message.get("more_body") and size <= limit:
             message = await receive()
             part = message.get("body", b"")
             size += len(part)
-            if size > limit:
-                raise BadCall(f"the body is larger than {limit} bytes", code="body_too_large", status=413)
             parts.append(part)
         body = b"".join(parts)
     if message["type"] == "http.disconnect":
         raise HungUp
+    if len(body) > limit:
+        raise BadCall(f"the body is larger than {limit} bytes", code="body_too_large", status=413)
     return body
 
 
