@@ -21,7 +21,7 @@ from tests.support import postgres
 from tests.support.gateway import Gateway, gateway
 from tests.support.load import CHAT, Body, Outcome, load, metered, steady_port, usage_of
 from tests.support.sight import check_store, entries
-from tests.support.upstream import Upstream, upstream
+from tests.support.upstream import Answer, Upstream, upstream
 from tests.support.valkey import ValkeyServer
 
 PRICES = {"local/*": {"input": "$5/M", "output": "$15/M", "output_max": 4_096}}
@@ -103,9 +103,17 @@ def not_ready(served: Gateway, within: float) -> str:
 
 
 @pytest.mark.slow
-def test_sigterm_under_load_ends_all_calls_and_loses_and_doubles_none(tmp_path: Path, provider: Upstream) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_under_load_ends_all_calls_and_loses_and_doubles_none(
+    tmp_path: Path, provider: Upstream, workers: int
+) -> None:
     provider.reply(metered(delay=0.4, gap=0.1))
-    with ValkeyServer() as store, gateway(tmp_path, config(provider, store=store.tcp_url)) as served:
+    port = steady_port()
+    server = {"host": "127.0.0.1", "port": port, "workers": workers}
+    with (
+        ValkeyServer() as store,
+        gateway(tmp_path, config(provider, store=store.tcp_url, server=server), port=port) as served,
+    ):
         key = served.key()
         with load(served.port, key, chat("term"), callers=24) as running:
             provider.wait_for(lambda u: len(u.requests) > 100, 30)
@@ -122,6 +130,33 @@ def test_sigterm_under_load_ends_all_calls_and_loses_and_doubles_none(tmp_path: 
         check_store(store, sum(row["cost_nano"] for row in served.rows()), timeout=0)
         assert list((tmp_path / "spool").iterdir()) == []
         served.process = None
+
+
+def test_calls_that_outlast_the_drain_are_broken_off_and_charged_by_estimate(
+    tmp_path: Path, provider: Upstream
+) -> None:
+    provider.reply(Answer(fault="hang"))
+    port = steady_port()
+    server = {"host": "127.0.0.1", "port": port, "drain": "1s"}
+    with (
+        ValkeyServer() as store,
+        gateway(tmp_path, config(provider, store=store.tcp_url, server=server), port=port) as served,
+    ):
+        key = served.key()
+        with load(served.port, key, chat("late"), callers=4) as running:
+            provider.wait_for(lambda u: len(u.requests) == 4)
+            began = time.monotonic()
+            assert served.stop() == 0
+            took = time.monotonic() - began
+            running.stop()
+        assert 1.0 <= took < 6.0
+        assert not running.delivered()
+        provider.wait_for(lambda u: not u.alive, 1)
+        rows = entries(served)
+        assert [(row["usage_source"], row["interrupted"]) for row in rows] == [("estimated", "caller_gone")] * 4
+        assert all(0 < row["cost_nano"] <= row["cap_nano"] for row in rows)
+        check_store(store, sum(row["cost_nano"] for row in rows), timeout=0)
+        assert list((tmp_path / "spool").iterdir()) == []
 
 
 @contextmanager

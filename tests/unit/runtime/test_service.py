@@ -22,6 +22,7 @@ from llmguard.runtime import service as module
 from llmguard.runtime.links import MemoryLink
 from llmguard.runtime.service import Service
 from llmguard.stores.memory import MemoryStore
+from llmguard.tokens import encodings
 
 CHAT = "/v1/chat/completions"
 
@@ -150,6 +151,17 @@ def test_a_store_that_is_away_is_said_so_until_it_is_back(tmp_path: Path, monkey
             await until(lambda: service.not_ready() == ["quota store: silent"])
             monkeypatch.setattr(service.link, "cold", plain)
             await until(lambda: not service.not_ready())
+
+    run(work())
+
+
+def test_the_tokenizer_is_loaded_before_calls_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: dict[Any, Any] = {}
+    monkeypatch.setattr(encodings, "_loaded", loaded)
+
+    async def work() -> None:
+        async with serving(tmp_path):
+            assert set(loaded) == {"o200k_base"}
 
     run(work())
 
@@ -335,7 +347,7 @@ def test_calls_that_do_not_end_are_recorded_as_they_stand(tmp_path: Path) -> Non
         with guard.ledger().snapshot() as view:
             sums = view.sums("usd", 0, 0, by=["team"])
         assert sums == {("search",): sent.cost.total}
-        (balance,) = link._store.book.balances.values()
+        balance = link._store.book.balances["usd|total|0|team=search"]
         assert (balance.settled, balance.held, balance.exposure) == (sent.cost.total, 0, 0)
         assert list((tmp_path / "spool").iterdir()) == []
 
