@@ -39,7 +39,7 @@ class Cycle:
     """A request whose head has arrived.
 
     ``whole``: its body has arrived, too; ``unread``: bytes of it that the application has not received. ``gone``: the
-    caller hung up, and what is sent is dropped. ``answered``: part of the response was written; ``complete``: all of it.
+    caller hung up, what is sent is dropped. ``answered``: part of the response was written; ``complete``: all of it.
     ``keep_alive``: the connection may carry another request afterwards.
     """
 
