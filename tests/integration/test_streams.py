@@ -6,7 +6,6 @@ The quota store is a real one, so that what is held can be looked at from outsid
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,7 +22,8 @@ from google import genai
 
 from llmguard.guard import Guard
 from tests.support.gateway import Gateway, gateway
-from tests.support.load import BROKEN, CHAT, Body, Line, Outcome, chat_stream, usage_of
+from tests.support.load import BROKEN, CHAT, Body, Line, Outcome, usage_of
+from tests.support.replies import chat_stream, claude_stream, google_stream
 from tests.support.sdks import Sdks, sdks
 from tests.support.sight import check_store, entries, entry_of
 from tests.support.upstream import SSE, Answer, Upstream, answer, upstream
@@ -85,36 +85,6 @@ def streaming(pieces: list[bytes], **how: Any) -> Answer:
 
 
 # ---------------------------------------------------------------------- bytes as they come
-
-
-def named(*events: dict[str, Any]) -> list[bytes]:
-    """Events as Anthropic writes them."""
-    return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events]
-
-
-def claude_stream(words: int, *, length: int = 5) -> list[bytes]:
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
-    message |= {"stop_sequence": None, "usage": {"input_tokens": 100, "output_tokens": 1}}
-    texts = [{"type": "text_delta", "text": "w" * length + f"{n} "} for n in range(words)]
-    return named(
-        {"type": "message_start", "message": message},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        *({"type": "content_block_delta", "index": 0, "delta": text} for text in texts),
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 20}},
-        {"type": "message_stop"},
-    )
-
-
-def google_stream(words: int, *, length: int = 5) -> list[bytes]:
-    def event(text: str, **more: Any) -> bytes:
-        candidate = {"index": 0, "content": {"role": "model", "parts": [{"text": text}]}}
-        return b"data: " + json.dumps({"candidates": [candidate | more], "modelVersion": "m"}).encode() + b"\r\n\r\n"
-
-    usage = {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 120}
-    candidate = {"index": 0, "content": {"role": "model", "parts": [{"text": "."}]}, "finishReason": "STOP"}
-    end = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "m"}
-    return [event("w" * length + f"{n} ") for n in range(words)] + [b"data: " + json.dumps(end).encode() + b"\r\n\r\n"]
 
 
 MESSAGE = {"model": "m", "max_tokens": 900, "stream": True, "messages": [{"role": "user", "content": "Go on."}]}

@@ -17,11 +17,12 @@ import json
 import random
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.replies import chat_stream, chunk_of
 from tests.support.upstream import SSE, Answer, Seen, answer
 
 CHAT = "/v1/chat/completions"
@@ -240,24 +241,3 @@ def metered(*, delay: float = 0.05, gap: float = 0.05, words: int = 6) -> Callab
         return answer(json_body=chunk_of([choice]) | {"object": "chat.completion", "usage": usage}, delay=delay)
 
     return reply_to
-
-
-def chunk_of(choices: Sequence[Any], usage: Any = None) -> dict[str, Any]:
-    """One event of a chat stream."""
-    event = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o", "choices": choices}
-    return event if usage is None else event | {"usage": usage}
-
-
-def event_of(document: Any) -> bytes:
-    """A server-sent event without a name."""
-    return b"data: " + json.dumps(document).encode() + b"\n\n"
-
-
-def chat_stream(words: int, usage: Any = None, *, length: int = 5) -> list[bytes]:
-    """The events of a chat stream, one piece each: words of this length, and the usage where it was asked for."""
-    texts = [{"index": 0, "delta": {"content": "w" * length + f"{n} "}, "finish_reason": None} for n in range(words)]
-    events = [event_of(chunk_of([text])) for text in texts]
-    events.append(event_of(chunk_of([{"index": 0, "delta": {}, "finish_reason": "stop"}])))
-    if usage is not None:
-        events.append(event_of(chunk_of([], usage)))
-    return [*events, b"data: [DONE]\n\n"]
