@@ -8,7 +8,7 @@ the call went. Whatever dies without ``close`` is covered by lease expiry and sp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum, IntEnum, auto
+from enum import IntEnum, StrEnum, auto
 from typing import Protocol
 
 from llmguard.core.buckets import Plan
@@ -34,7 +34,7 @@ class State(IntEnum):
     CLOSED = auto()
 
 
-class Ending(Enum):
+class Ending(StrEnum):
     """Why a call was closed."""
 
     DONE = "done"
@@ -250,7 +250,7 @@ class Exchange:
             yield from stage.close(self, ending)
         self._move("close")
         if sent:
-            yield Emit("closed", ending.value, self.who)
+            yield Emit("closed", ending, self.who)
 
     @property
     def sent(self) -> bool:

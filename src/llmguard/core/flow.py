@@ -7,7 +7,7 @@ to wait for, so an effect answered from memory costs no turn of the event loop. 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from llmguard.core.effects import Effect, Steps
@@ -39,7 +39,7 @@ async def adrive(steps: Steps[T], handlers: Handlers, waiting: frozenset[type[Ef
         while True:
             try:
                 reply = handlers[type(effect)](effect)
-                if type(effect) in waiting and isinstance(reply, Awaitable):
+                if type(effect) in waiting and hasattr(reply, "__await__"):
                     reply = await reply
             except LLMGuardError as error:
                 effect = steps.throw(error)

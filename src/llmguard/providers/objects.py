@@ -143,7 +143,7 @@ def bind(call: Call, route: Route) -> Call:
     Afterwards ``reads`` and ``deletes`` are all objects that must belong to the caller's team, and ``creates`` is what
     a success makes.
     """
-    call.op = route.op.value
+    call.op = route.op
     call.family = route.family
     call.upstream = route.upstream
     call.path = route.path

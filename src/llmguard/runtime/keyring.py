@@ -44,7 +44,7 @@ class Keyring:
         """Who holds this key, or why it is no good. The awaitable raises LedgerUnavailable."""
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._salt, digest_size=20).digest()
         known = self._known.get(digest)
-        if known is not None and now_ms() < known.until:
+        if known is not None and (known.until is _FOREVER or now_ms() < known.until):
             return known.verdict
         parsed = parse_key(text)
         return "unknown" if parsed is None else self._look_up(text, digest, parsed.id)
