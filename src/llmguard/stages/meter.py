@@ -79,8 +79,8 @@ def _estimated(x: Exchange, ending: Ending) -> Steps[Usage]:
     """Tokens of a call whose provider reported none: the counted prompt and what was seen of the answer.
 
     Before any answer, or where output is billed unseen, what was expected counts as generated, and so do the searches
-    that were expected; what the prompt has beside text is priced as audio where it may be. What a provider reported
-    before the stream broke off stands, as far as it goes.
+    that were expected; what the prompt has beside text is priced as audio where it may be. No provider writes more than
+    the caller named. What a provider reported before the stream broke off stands, as far as it goes.
     """
     guess, reader, call = x.estimate, x.reader, x.call
     assert guess is not None
@@ -92,6 +92,8 @@ def _estimated(x: Exchange, ending: Ending) -> Steps[Usage]:
     seen = (reader.generated if reader is not None else 0) or _unread(x, guess)
     if ending is not Ending.DONE and (reader is None or not call.stream or call.hidden_output):
         seen = max(seen, guess.expected * guess.choices)
+    if call.max_tokens is not None:
+        seen = min(seen, call.max_tokens * guess.choices)
     reported = reader.usage if reader is not None else None
     media = call.extra_input_tokens if call.audio else None
     usage = Usage(prompt, seen, input_audio_tokens=media) if reported is None else reported

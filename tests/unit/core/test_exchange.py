@@ -462,3 +462,13 @@ def test_a_reply_in_which_nothing_could_be_read_is_charged_by_its_bytes() -> Non
     world.play(x.close(Ending.DONE, NOW))
     entry = records(world)[-1].entry
     assert (entry.input_tokens, entry.output_tokens, entry.usage_source) == (12, 51, "estimated")
+
+
+def test_an_estimate_of_output_never_passes_the_maximum_that_the_caller_named() -> None:
+    x, world = exchange(a_call(stream=True)), script()
+    world.play(x.open(NOW))
+    x.dispatch()
+    x.answer(200, NOW).generated = 130
+    world.play(x.close(Ending.DONE, NOW))
+    entry = records(world)[-1].entry
+    assert (entry.output_tokens, entry.cost_nano) == (100, 12 * 5_000 + 100 * 15_000)
