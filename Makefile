@@ -5,7 +5,7 @@ PORT ?= 8080
 CONFIG ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: serve test bench lint lock clean
 
