@@ -21,6 +21,8 @@ MAX_MEMBERS = 100_000
 MAX_VALUES = 1_000_000
 MAX_INT = 2**63 - 1
 LARGE_BODY = 128 * 1024
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for a reply that is not JSON, not UTF-8, or of another shape than expected."""
 
 MOST_SEARCHES = 20
 """Searches of one call that names no limit: twice the ten turns after which Anthropic pauses a loop of its tools (docs
@@ -181,6 +183,18 @@ def splice(body: bytes, changes: Mapping[str, bytes], *, present: Mapping[str, A
 def member(body: bytes, name: str) -> bytes:
     """The encoded value of a top-level member, byte for byte. Raises KeyError when it is absent."""
     return bytes(_raw_members(body)[name])
+
+
+def read_loosely(data: bytes) -> dict[str, Any]:
+    """The object in a reply, also where its text is not UTF-8 throughout; empty where there is none."""
+    try:
+        doc = jiter.from_json(data)
+    except ValueError:
+        try:
+            doc = jiter.from_json(data.decode("utf-8", "replace").encode())
+        except ValueError:
+            return {}
+    return doc if type(doc) is dict else {}
 
 
 def llmguard_object(refuse: Refuse, request_id: str) -> dict[str, Any]:

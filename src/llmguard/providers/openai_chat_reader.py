@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import jiter
 import msgspec
 
 from llmguard.core import sse
 from llmguard.core.call import Call, ObjectRef
 from llmguard.core.decision import Refuse
-from llmguard.providers.base import encode, llmguard_object
+from llmguard.providers.base import UNREADABLE, encode, llmguard_object, read_loosely
 from llmguard.providers.openai_common import always_searches, chat_usage, error_member, tier_served
 from llmguard.providers.overlong import HEAD, usage_in
 from llmguard.providers.stream import DROP, HOLD, PASS, Fate, SSEReader
@@ -85,7 +84,7 @@ class ChatReader(SSEReader):
     def _event(self, data: bytes) -> Fate:
         try:
             chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             if data.startswith(_DONE):
                 self.finished = True
                 return HOLD
@@ -120,7 +119,7 @@ class ChatReader(SSEReader):
     def _open(self, data: bytes) -> Opening:
         try:
             opening = _decode_opening(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             opening = _loose(data)
         self._opening = opening
         self._named = bool(opening.id)
@@ -215,12 +214,7 @@ class ChatReader(SSEReader):
 
 def _loose(data: bytes) -> Opening:
     """What can be read of an event or reply whose choices have an unexpected form."""
-    try:
-        doc = jiter.from_json(data)
-    except ValueError:
-        return Opening()
-    if type(doc) is not dict:
-        return Opening()
+    doc = read_loosely(data)
     names = ("id", "created", "model", "service_tier", "usage", "x_groq", "error")
     return Opening(**{name: doc.get(name) for name in names})
 

@@ -10,7 +10,7 @@ import msgspec
 from llmguard.core.call import Call, Edits, Request
 from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
-from llmguard.providers.base import decode, encode, splice, wrong
+from llmguard.providers.base import UNREADABLE, decode, encode, read_loosely, splice, wrong
 from llmguard.providers.openai_common import FAMILY, chat_usage, end_user, error_member, model_name, refusal
 from llmguard.providers.stream import PASS, Fate, SSEReader
 
@@ -85,8 +85,9 @@ class EmbeddingsReader(SSEReader):
     def _reply(self, body: bytes) -> None:
         try:
             reply = _decode(body)
-        except (msgspec.DecodeError, RecursionError):
-            return
+        except UNREADABLE:
+            doc = read_loosely(body)
+            reply = Embeddings(model=doc.get("model"), usage=doc.get("usage"))
         if type(reply.model) is str:
             self.model = reply.model
         if type(reply.usage) is dict:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import jiter
 import msgspec
 
 from llmguard.core import sse
 from llmguard.core.call import Call, ObjectRef
 from llmguard.core.decision import Refuse
-from llmguard.providers.base import encode, llmguard_object
+from llmguard.providers.base import UNREADABLE, encode, llmguard_object, read_loosely
 from llmguard.providers.openai_common import error_member, responses_usage, tier_served, web_searches_in
 from llmguard.providers.overlong import usage_in
 from llmguard.providers.stream import HOLD, PASS, Fate, SSEReader
@@ -89,7 +88,7 @@ class ResponsesReader(SSEReader):
     def _event(self, data: bytes) -> Fate:
         try:
             event = _decode_event(data)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             event = _loose_event(data)
         if type(event.sequence_number) is int:
             self._sequence = event.sequence_number
@@ -190,7 +189,7 @@ class ResponsesReader(SSEReader):
 
         Before it ``response.created``, where the provider sent none: the SDKs' helpers want to see one first.
         """
-        response = _object(self._first) or _minimal(self._call, request_id)
+        response = read_loosely(self._first) or _minimal(self._call, request_id)
         known = next((ref.id for ref in self.created if ref.kind == "response"), None)
         response |= {"id": known or response.get("id"), "status": "in_progress"}
         created = b"" if self._began else self._made("response.created", response)
@@ -237,7 +236,7 @@ def _head_type(head: bytes) -> str:
 
 def _loose_event(data: bytes) -> Event:
     """What can be read of an event whose fields have an unexpected form."""
-    doc = _object(data)
+    doc = read_loosely(data)
     kind = doc.get("type")
     return Event(
         type=kind if type(kind) is str else "",
@@ -250,22 +249,14 @@ def _loose_event(data: bytes) -> Event:
 def _response(data: bytes) -> Response:
     try:
         return _decode_response(data)
-    except (msgspec.DecodeError, RecursionError):
-        doc = _object(data)
+    except UNREADABLE:
+        doc = read_loosely(data)
         return Response(**{name: doc.get(name) for name in _NAMES})
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        doc = jiter.from_json(data)
-    except ValueError:
-        return {}
-    return doc if type(doc) is dict else {}
 
 
 def _output_text(body: bytes) -> str:
     """The text of a reply that reports no usage."""
-    output = _object(body).get("output")
+    output = read_loosely(body).get("output")
     texts = []
     for item in output if type(output) is list else ():
         content = item.get("content") if type(item) is dict else None
