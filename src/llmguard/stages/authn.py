@@ -8,6 +8,7 @@ from llmguard.core.call import Attribution, Call, Principal
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Steps, Verify
 from llmguard.core.exchange import Exchange
+from llmguard.core.metadata import BadMetadata, read_metadata
 from llmguard.errors import GuardUnavailable
 from llmguard.stages.base import PassiveStage
 
@@ -25,7 +26,8 @@ class Authn(PassiveStage):
     """Verifies the caller's key and derives the call's attribution, which headers may only narrow."""
 
     def open(self, x: Exchange) -> Steps[Refuse | None]:
-        """Refuses with 401 `invalid_api_key`, 403 `attribution_not_allowed`, 503 `auth_unavailable`."""
+        """Refuses with 401 `invalid_api_key`, 403 `attribution_not_allowed`, 400 `invalid_metadata`, and 503
+        `auth_unavailable`."""
         if x.secret is None:
             return _unauthorised("no API key was given; send one as Authorization: Bearer lg_… (x-api-key works too)")
         try:
@@ -59,6 +61,10 @@ def _attribute(who: Attribution, principal: Principal, call: Call) -> Refuse | N
             f"this key is for feature {principal.feature!r}; x-llmguard-feature may name it or a part of it "
             f"({principal.feature}/…), of at most {_NAME_LIMIT} characters",
         )
+    try:
+        call.metadata = read_metadata(headers)
+    except BadMetadata as bad:
+        return Refuse("invalid_metadata", 400, str(bad))
     end_user = headers.get("x-llmguard-user") or call.end_user
     who.end_user = end_user[:_NAME_LIMIT] if end_user else None
     traceparent = headers.get("traceparent")
