@@ -97,7 +97,6 @@ class Relay:
         call, runtime = x.call, self._runtime
         upstream = self._upstreams[admit.target.provider]
         body = x.dialect.rewrite(call, admit.edits) if admit.edits else call.body
-
         tenant = f"{x.who.org}/{x.who.team}"
 
         def before_send() -> None:
@@ -105,11 +104,22 @@ class Relay:
 
         try:
             incoming = await upstream.engine.send(upstream.outgoing(call, admit.target, body, before_send, tenant))
+        except UpstreamError as error:
+            return self._failed(x, error)
+        try:
             x.answer(incoming.status, runtime.now())
             if incoming.body is None and _comes_whole(call, incoming):
                 await _collect(incoming)
+            return self._reply(x, incoming, upstream)
         except UpstreamError as error:
+            incoming.close()
             return self._failed(x, error)
+        except BaseException:
+            incoming.close()
+            raise
+
+    def _reply(self, x: Exchange, incoming: Incoming, upstream: Upstream) -> Reply:
+        call, runtime = x.call, self._runtime
         headers = self._head(x, incoming)
         if incoming.body is not None:
             return self._whole(x, incoming, headers, upstream)
@@ -226,17 +236,13 @@ def _comes_whole(call: Call, incoming: Incoming) -> bool:
 
 
 async def _collect(incoming: Incoming) -> None:
-    """Read the rest into ``incoming.body``; what stops that, a cancellation too, drops the connection."""
+    """Read the rest into ``incoming.body``."""
     parts, size = [], 0
-    try:
-        while data := await incoming.next():
-            parts.append(data)
-            size += len(data)
-            if size > HOLD_UP_TO * 4:
-                raise UpstreamError("an error reply of more than 1 MiB", sent=True)
-    except BaseException:
-        incoming.close()
-        raise
+    while data := await incoming.next():
+        parts.append(data)
+        size += len(data)
+        if size > HOLD_UP_TO * 4:
+            raise UpstreamError("an error reply of more than 1 MiB", sent=True)
     incoming.body = b"".join(parts)
 
 
