@@ -15,6 +15,7 @@ from typing import Any
 from llmguard.core.call import Call, Edits, ObjectRef, Request
 from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
+from llmguard.errors import BadCall
 from llmguard.providers import objects
 from llmguard.providers.anthropic_reply import MessagesReader, error_body
 from llmguard.providers.base import (
@@ -156,6 +157,9 @@ class AnthropicMessages:
         body = request.body
         doc = decode(body)
         name = model or need_str(doc, "model")
+        if doc.get("fallbacks"):
+            message = "'fallbacks' is not accepted: another model than the one named would be served at another price."
+            raise BadCall(message, code="unsupported_field", param="fallbacks")
         prompt = _read_prompt(doc)
         metadata = take_object(doc, "metadata")
         return Call(

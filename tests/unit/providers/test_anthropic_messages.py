@@ -279,3 +279,9 @@ def test_a_refusal_is_the_exception_that_the_sdk_makes_of_such_an_error(
     assert isinstance(exc.body, dict)
     assert exc.body["error"]["llmguard"]["request_id"] == "rid-1"
     assert exc.body["request_id"] == "rid-1"
+
+
+def test_a_call_may_not_let_the_provider_choose_another_model() -> None:
+    with pytest.raises(BadCall, match="'fallbacks' is not accepted"):
+        call(fallbacks=[{"model": "claude-opus-4-8"}])
+    assert call(fallbacks=[]).model
