@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +12,7 @@ from llmguard.core.flow import adrive, drive
 from llmguard.core.moves import Answer, Move
 from llmguard.core.ports import TokenCounter
 from llmguard.core.records import Record, SettleRecord
-from llmguard.runtime.ids import now_ms, uuid7
+from llmguard.runtime.ids import now_ms
 from llmguard.runtime.keyring import Keyring
 from llmguard.runtime.owners import ObjectOwners
 from llmguard.runtime.tally import Tally
@@ -66,8 +65,6 @@ class AsyncRuntime:
         }
 
     now = staticmethod(now_ms)
-    new_id = staticmethod(uuid7)
-    monotonic = staticmethod(time.monotonic)
 
     async def warm(self) -> None:
         """Load the tokenizer that most models are counted with, now and not in the midst of calls: for a part of the
