@@ -19,6 +19,7 @@ from llmguard.errors import LedgerUnavailable, StoreUnavailable
 from llmguard.guard import Guard
 from llmguard.providers import registry
 from llmguard.runtime import service as module
+from llmguard.runtime.ids import uuid7
 from llmguard.runtime.links import MemoryLink
 from llmguard.runtime.service import Service
 from llmguard.stores.memory import MemoryStore
@@ -75,7 +76,7 @@ async def admitted(guard: Guard, service: Service) -> Exchange:
     )  # fmt: skip
     stages = Pipeline(guard.stages(service.owner))
     dialect = registry.dialect("openai_chat", "openai")
-    x = Exchange(call, dialect, stages, event_id=service.runtime.new_id(), secret=key, now=service.runtime.now())
+    x = Exchange(call, dialect, stages, event_id=uuid7(), secret=key, now=service.runtime.now())
     service.runtime.enter(x)
     await service.runtime.run(x.open(x.now))
     assert x.reserved
