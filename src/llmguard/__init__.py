@@ -1,1 +1,48 @@
-"""Guardrails for LLM spend."""
+"""Guardrails for LLM spend.
+
+Importing this package costs next to nothing: each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmguard.errors import ConfigError, GuardUnavailable, LLMGuardError
+    from llmguard.guard import Guard, configure, get_guard
+    from llmguard.runtime.context import checkpoint, context
+
+__all__ = [
+    "ConfigError",
+    "Guard",
+    "GuardUnavailable",
+    "LLMGuardError",
+    "checkpoint",
+    "configure",
+    "context",
+    "get_guard",
+]
+
+_HOMES = {
+    "ConfigError": "llmguard.errors",
+    "Guard": "llmguard.guard",
+    "GuardUnavailable": "llmguard.errors",
+    "LLMGuardError": "llmguard.errors",
+    "checkpoint": "llmguard.runtime.context",
+    "configure": "llmguard.guard",
+    "context": "llmguard.runtime.context",
+    "get_guard": "llmguard.guard",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,8 @@
     │   └── SpoolFull          no room left to record spend
     └── UpstreamError          the provider could not be reached or broke the protocol (502/504)
 
-A refusal is not an error: it is a :class:`llmguard.core.decision.Refuse` value.
+A refusal is not an error: it is a :class:`llmguard.core.decision.Refuse` value. :class:`TaskAborted` stands outside
+the tree, so that no ``except Exception`` of a runaway task can catch it.
 """
 
 from __future__ import annotations
@@ -93,3 +94,7 @@ class UpstreamError(LLMGuardError):
         super().__init__(message)
         self.sent = sent
         self.status = status
+
+
+class TaskAborted(BaseException):
+    """Ends the body of a background task that the runaway guard has stopped; passes through ``except Exception``."""

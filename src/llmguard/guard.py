@@ -102,6 +102,20 @@ class Guard:
         return (Authn(), route, Tenancy(), Quota(planner, policy), Meter(self.catalog))
 
 
+_default: list[Guard] = []
+
+
+def configure(source: Source | Config = None) -> Guard:
+    """Make the guard that :func:`get_guard` returns from now on. Raises ConfigError."""
+    _default[:] = [Guard(source)]
+    return _default[0]
+
+
+def get_guard() -> Guard:
+    """The guard of those who name none: the one last configured, else one of the default configuration."""
+    return _default[0] if _default else configure()
+
+
 def _link(config: Config) -> Link:
     store = open_store(config.store)
     return MemoryLink(store) if isinstance(store, MemoryStore) else RemoteLink(store)

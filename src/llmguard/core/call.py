@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmguard.core.runaway import Execution
 
 UNATTRIBUTED = "unattributed"
 DEFAULT_ORG = "default"
@@ -59,6 +62,35 @@ class Attribution:
     task_id: str | None = None
     tree_id: str | None = None
     trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a call from within this process, or who signed for one that came over HTTP; None: not said.
+
+    ``tree_id`` is the root task or request that everything below it counts for, ``depth`` how many tasks lie between.
+    ``samples`` is how many answers to one prompt are meant (n-best sampling). ``execution`` is the task body that is
+    running, if any.
+    """
+
+    org: str = DEFAULT_ORG
+    team: str | None = None
+    env: str | None = None
+    feature: str | None = None
+    end_user: str | None = None
+    task_id: str | None = None
+    tree_id: str | None = None
+    trace_id: str | None = None
+    depth: int = 0
+    samples: int = 1
+    execution: Execution | None = None
+
+    def living(self) -> Caller:
+        """The same caller, for its tree only where the execution that it inherited has ended (a thread that outlives
+        its task)."""
+        if self.execution is None or not self.execution.ended:
+            return self
+        return replace(self, task_id=None, execution=None)
 
 
 @dataclass(slots=True, eq=False)

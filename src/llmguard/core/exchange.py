@@ -12,7 +12,7 @@ from enum import IntEnum, StrEnum, auto
 from typing import Protocol
 
 from llmguard.core.buckets import Plan
-from llmguard.core.call import Attribution, Call, Edits, ObjectRef, Principal
+from llmguard.core.call import Attribution, Call, Caller, Edits, ObjectRef, Principal
 from llmguard.core.decision import Admit, Decision, Refuse, Replay, Target
 from llmguard.core.effects import Emit, Spool, Steps
 from llmguard.core.estimate import Estimate
@@ -91,7 +91,8 @@ class Pipeline:
 class Exchange:
     """The state of one call. Each stage fills in its own fields and reads the others'.
 
-    ``now`` is the adapter's clock in epoch milliseconds, set at every entry; ``admitted_at`` is the store's.
+    ``now`` is the adapter's clock in epoch milliseconds, set at every entry; ``admitted_at`` is the store's. ``caller``
+    is set by doors inside the caller's process before :meth:`open`, in the gateway by what a signed header says.
     """
 
     __slots__ = (
@@ -100,6 +101,7 @@ class Exchange:
         "attempt_id",
         "bytes_out",
         "call",
+        "caller",
         "cap_nano",
         "cost",
         "dialect",
@@ -152,6 +154,7 @@ class Exchange:
         self.state = State.NEW
         self.who = Attribution()
         self.principal: Principal | None = None
+        self.caller: Caller | None = None
         self.target = Target("", call.model)
         self.quote: Quote | None = None
         self.plan: Plan | None = None
