@@ -139,6 +139,7 @@ class Traffic:
             holds,
             self._rates(),
             tuple(r.sample(("t1", "t2"), r.choice((0, 0, 0, 1, 2)))),
+            (),
             r.choices((Part.BOTH, Part.GATE, Part.MONEY), (6, 3, 1))[0],
             r.choice((0, 50, 400)),
             r.random() < 0.5,

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmguard.core.call import Attribution, Call, ObjectRef
-from llmguard.core.moves import Extend, Release, Renew, Reserve, Settle
+from llmguard.core.moves import Extend, Release, Renew, Reserve, Settle, Trip
 from llmguard.core.ports import Dialect
 from llmguard.core.records import Record
+from llmguard.core.runs import Paid
 
 
 @dataclass(slots=True, eq=False)
@@ -54,14 +55,14 @@ class Spool:
 class Ask:
     """Make a move on the quota store and wait for its answer. Raises StoreUnavailable."""
 
-    move: Reserve | Extend
+    move: Reserve | Extend | Trip
 
 
 @dataclass(slots=True, eq=False)
 class Tell:
     """Send a move to the quota store without waiting; it is repeated until the store has taken it. Reply: None."""
 
-    move: Settle | Release | Renew
+    move: Settle | Release | Renew | Paid
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import NamedTuple
 
+from llmguard.core.runs import Enter, Entered, Leave, Paid, Peek, Seen, Tally
+
 NO_LIMIT = 2**62
 """``limit`` and ``ceiling`` of a bucket that only counts (a rule in shadow mode)."""
 
@@ -83,9 +85,9 @@ class Reserve:
     highest sequence number this process has seen from the store (0: none), ``rules`` the version of the rules kept in
     SQL (0: none).
 
-    ``part`` GATE takes trips, rates and concurrency; MONEY the other holds. Both parts of a call carry the same rid,
-    holds, rates and trips: a MONEY part that finds no gate (its answer was lost, its lease ran out) takes it along, and
-    a MONEY part that is denied gives the rates and the lease of its gate back.
+    ``part`` GATE takes trips, rates, tallies and concurrency; MONEY the other holds. Both parts of a call carry the
+    same rid, holds, rates, trips and tallies: a MONEY part that finds no gate (its answer was lost, its lease ran out)
+    takes it along, and a MONEY part that is denied gives the rates, the tallies and the lease of its gate back.
     """
 
     rid: str
@@ -94,6 +96,7 @@ class Reserve:
     holds: tuple[Hold, ...]
     rates: tuple[Rate, ...] = ()
     trips: tuple[str, ...] = ()
+    tallies: tuple[Tally, ...] = ()
     part: Part = Part.BOTH
     max_output: int = 0
     named: bool = False
@@ -117,11 +120,16 @@ class Extend:
 
 @dataclass(slots=True, eq=False)
 class Renew:
-    """Push the leases of one process in one move. :attr:`Done.gone` names those that ``owner`` does not hold."""
+    """Push the leases of one process in one move. :attr:`Done.gone` names those that ``owner`` does not hold.
+
+    ``runs`` are the task bodies that run there, as pairs of key and run id. One that the store has forgotten is entered
+    anew, one that has left stays away.
+    """
 
     owner: str
     lease_ms: int
     rids: tuple[str, ...]
+    runs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -194,7 +202,7 @@ class Trip:
 
 @dataclass(slots=True, eq=False)
 class Untrip:
-    """Lift a trip."""
+    """Lift a trip and forget what was counted under its name (tallies, runs, breaker): a fresh start."""
 
     name: str
 
@@ -259,7 +267,24 @@ class Open:
     grace_ms: int
 
 
-Move = Reserve | Extend | Renew | Settle | Release | Assert | Trip | Untrip | Known | Begin | Load | Open
+Move = (
+    Reserve
+    | Extend
+    | Renew
+    | Settle
+    | Release
+    | Assert
+    | Trip
+    | Untrip
+    | Known
+    | Begin
+    | Load
+    | Open
+    | Enter
+    | Leave
+    | Paid
+    | Peek
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -280,7 +305,8 @@ class Admitted:
     """All buckets took the call.
 
     ``max_output`` is set where the cap was lowered or set. ``levels`` has one for every hold, in order, also for those
-    that the part did not take; ``rate_left`` the order of ``rates`` (whole requests left, milliseconds until full).
+    that the part did not take; ``rate_left`` the order of ``rates`` (whole requests left, milliseconds until full),
+    ``tallied`` that of ``tallies`` (the counts after this call).
     ``now`` is the store's time, ``seq`` its sequence number, ``again`` marks the repeated answer to a repeated rid.
     ``crossed`` are thresholds that settled + orphan has reached: (index of the hold, threshold), once a window each.
     """
@@ -292,15 +318,17 @@ class Admitted:
     rate_left: tuple[tuple[int, int], ...] = ()
     again: bool = False
     crossed: tuple[tuple[int, int], ...] = ()
+    tallied: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
 class Denied:
-    """Nothing changed. ``why`` names the row of the refusals table, ``index`` the hold, rate or trip that said no.
+    """Nothing changed. ``why`` names the row of the refusals table, ``index`` the hold, rate, trip or tally.
 
-    ``why`` is one of `tripped`, `concurrency`, `rate`, and for money and tokens, the most lasting first, `too_large`
-    (would not fit the empty budget), `spent` (settled + orphan >= L), `insufficient`, `contended` (would fit but for
-    live holds). ``level`` is the refusing hold's. ``retry_ms`` is exact for rates, 0 where unknown or useless.
+    ``why`` is one of `tripped`, `concurrency`, `rate`, `tally`, and for money and tokens, the most lasting first,
+    `too_large` (would not fit the empty budget), `spent` (settled + orphan >= L), `insufficient`, `contended` (would
+    fit but for live holds). ``level`` is the refusing hold's. ``retry_ms`` is exact for rates, 0 where unknown or
+    useless.
     """
 
     now: int
@@ -344,4 +372,4 @@ class Turn:
     fence: int
 
 
-Answer = Admitted | Denied | Done | Again | Turn
+Answer = Admitted | Denied | Done | Again | Turn | Entered | Seen
