@@ -12,6 +12,8 @@ from llmguard.core.records import SettleRecord
 from llmguard.errors import LedgerUnavailable
 from llmguard.ledger import adopt, migrate, refusals, reports, rollups, truth
 from llmguard.ledger.adopt import Adopted
+from llmguard.ledger.audit import Trail
+from llmguard.ledger.dead_letters import DeadLetter, DeadLetters
 from llmguard.ledger.engine import create_engine, reading, writing
 from llmguard.ledger.forks import Forgetter
 from llmguard.ledger.keys import Keys, Verified
@@ -22,9 +24,21 @@ from llmguard.ledger.refusals import Refusal
 from llmguard.ledger.reports import Report
 from llmguard.ledger.shipper import Shipper
 from llmguard.ledger.spool import Spool
+from llmguard.ledger.trips import TripRow, Trips
 from llmguard.ledger.truth import Snapshot
 
-__all__ = ["Adopted", "Ledger", "Report", "Shipper", "Snapshot", "Spool", "Verified", "parse_key"]
+__all__ = [
+    "Adopted",
+    "DeadLetter",
+    "Ledger",
+    "Report",
+    "Shipper",
+    "Snapshot",
+    "Spool",
+    "TripRow",
+    "Verified",
+    "parse_key",
+]
 
 
 class Ledger:
@@ -37,7 +51,10 @@ class Ledger:
     def __init__(self, url: str, *, pepper: bytes) -> None:
         self.url = url
         self.engine: Engine = create_engine(url)
-        self.keys = Keys(self.engine, pepper)
+        self.audit = Trail(self.engine, pepper)
+        self.keys = Keys(self.engine, pepper, self.audit)
+        self.trips = Trips(self.engine, self.audit)
+        self.dead_letters = DeadLetters(self.engine, self.audit)
         self.objects = Objects(self.engine)
         self._forgetter = Forgetter(self._forget)
 

@@ -1,14 +1,12 @@
 """Virtual keys in the ledger: made, listed, rotated, revoked and looked up.
 
-A key is shown once and kept as an HMAC. Every change raises a version that processes poll, so that each hears of a
-revocation within its polling interval.
+A key is shown once and kept as an HMAC. Every change is in the audit trail, and raises a version that processes poll,
+so that each hears of a revocation within its polling interval.
 """
 
 from __future__ import annotations
 
 import hmac
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -16,12 +14,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from llmguard.core.call import DEFAULT_ORG, Principal
+from llmguard.ledger.audit import Trail
+from llmguard.ledger.clock import Clock, now_ms
 from llmguard.ledger.engine import reading, writing
 from llmguard.ledger.keytext import digest, new_id, new_key, parse_key
 from llmguard.ledger.models import keys, versions
 from llmguard.ledger.statements import upsert
 
 VERSION = "keys"
+SYSTEM = "llmguard"
+"""The actor of changes that no person asked for by name."""
 GRACE_MS = 24 * 60 * 60 * 1000
 
 Unfit = Literal["unknown", "expired", "revoked"]
@@ -66,16 +68,16 @@ class Changes(NamedTuple):
 _PUBLIC = [keys.c[name] for name in Key.__dataclass_fields__]
 
 
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class Keys:
-    """The keys of one ledger. ``clock`` returns epoch milliseconds. All methods raise LedgerUnavailable."""
+    """The keys of one ledger. ``clock`` returns epoch milliseconds. All methods raise LedgerUnavailable.
 
-    def __init__(self, engine: Engine, pepper: bytes, clock: Callable[[], int] = _now) -> None:
+    ``actor`` is who asks for a change, as the audit trail names it.
+    """
+
+    def __init__(self, engine: Engine, pepper: bytes, trail: Trail, clock: Clock = now_ms) -> None:
         self._engine = engine
         self._pepper = pepper
+        self._trail = trail
         self._clock = clock
 
     def create(
@@ -87,12 +89,15 @@ class Keys:
         org: str = DEFAULT_ORG,
         expires_at: int | None = None,
         budget: str | None = None,
+        actor: str = SYSTEM,
     ) -> tuple[Key, str]:
         """Make a key; the text is never to be had again. ``budget`` is text such as `$5/day`."""
         key = Key(new_id(), org, team, env, feature, budget, self._clock(), expires_at, None, None)
         text = new_key(env, key.id)
         public = {name: getattr(key, name) for name in Key.__dataclass_fields__}
+        said = {name: public[name] for name in ("org", "team", "env", "feature", "budget", "expires_at")}
         with writing(self._engine) as connection:
+            self._trail.append(connection, actor, "key.create", key.id, said)
             row = public | {"secret_hmac": digest(text, self._pepper), "changed": _raise_version(connection)}
             connection.execute(sa.insert(keys).values(row))
         return key, text
@@ -103,7 +108,7 @@ class Keys:
             rows = connection.execute(sa.select(*_PUBLIC).order_by(keys.c.created_at.desc(), keys.c.id)).all()
         return [Key(*row) for row in rows]
 
-    def rotate(self, key_id: str, *, grace_ms: int = GRACE_MS) -> tuple[Key, str]:
+    def rotate(self, key_id: str, *, grace_ms: int = GRACE_MS, actor: str = SYSTEM) -> tuple[Key, str]:
         """Give a key a new secret; the present one stays good for ``grace_ms`` more, an older one does not.
 
         Raises KeyError for an id that does not exist or is revoked.
@@ -112,21 +117,23 @@ class Keys:
             row = self._locked(connection, key_id)
             if row is None or row.revoked_at is not None:
                 raise KeyError(key_id)
-            text = new_key(row.env, key_id)
+            text, until = new_key(row.env, key_id), self._clock() + grace_ms
+            self._trail.append(connection, actor, "key.rotate", key_id, {"previous_until": until})
             changes = {
                 "secret_hmac": digest(text, self._pepper),
                 "previous_hmac": row.secret_hmac,
-                "previous_until": self._clock() + grace_ms,
+                "previous_until": until,
             }
             return self._change(connection, key_id, changes), text
 
-    def revoke(self, key_id: str) -> Key:
+    def revoke(self, key_id: str, *, actor: str = SYSTEM) -> Key:
         """End a key now, both its secrets. Revoking again changes nothing. Raises KeyError for an unknown id."""
         with writing(self._engine) as connection:
             row = self._locked(connection, key_id)
             if row is None:
                 raise KeyError(key_id)
             revoked_at = self._clock() if row.revoked_at is None else row.revoked_at
+            self._trail.append(connection, actor, "key.revoke", key_id, {"revoked_at": revoked_at})
             return self._change(connection, key_id, {"revoked_at": revoked_at})
 
     def lookup(self, text: str) -> Verified | Unfit:

@@ -160,3 +160,56 @@ spools = _table(
     sa.Column("seq", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
 )
+
+# The audit trail: what changed power or money, each record chained to the one before it (see :mod:`.audit`).
+audit = _table(
+    "llmguard_audit",
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("actor", "action", "subject", "details")),
+    sa.Column("prev", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+)
+
+# The trail's last record once more, under a seal of its own: one row, with id 0.
+audit_head = _table(
+    "llmguard_audit_head",
+    sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("hash", "seal")),
+)
+
+trips = _table(
+    "llmguard_trips",
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("scope", "name", "rule")),
+    sa.Column("allowed", sa.BigInteger, nullable=False),
+    sa.Column("seen", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("org", "team", "env", "feature")),
+    *(sa.Column(name, sa.Text) for name in ("task", "task_id", "tree_id")),
+    sa.Column("cost_nano", sa.BigInteger, nullable=False),
+    sa.Column("reset_at", sa.BigInteger),
+    sa.Column("reset_by", sa.Text),
+    sa.Index("llmguard_trips_at", "at"),
+    sa.Index("llmguard_trips_name", "name"),
+)
+
+# Messages of stopped tasks. `requeued_as` is the new run's task id, chosen when the letter is claimed; the claim ends
+# with `published_at`.
+dead_letters = _table(
+    "llmguard_dead_letters",
+    sa.Column("id", Uuid, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("task", "task_id")),
+    sa.Column("tree_id", sa.Text),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("org", "team", "env", "feature", "rule", "reason")),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("content_type", "content_encoding")),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("options", sa.Text, nullable=False),
+    sa.Column("requeued_at", sa.BigInteger),
+    sa.Column("requeued_by", sa.Text),
+    sa.Column("requeued_as", sa.Text),
+    sa.Column("published_at", sa.BigInteger),
+    sa.Index("llmguard_dead_letters_at", "at"),
+)
