@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from llmguard.config import Config, Secrets, ensure_secrets, load, own_budget
 from llmguard.config.loading import Source
@@ -14,22 +16,28 @@ from llmguard.core.moves import Known
 from llmguard.forward.build import build_routing, build_upstreams
 from llmguard.forward.relay import Relay
 from llmguard.ledger import Ledger, Shipper, Spool
+from llmguard.ledger.forks import Forgetter
 from llmguard.pricing import Catalog
 from llmguard.providers.base import mask_secrets
 from llmguard.runtime.aio import AsyncRuntime
+from llmguard.runtime.blocking import BlockingLink, BlockingMemoryLink
 from llmguard.runtime.books import LedgerBooks
 from llmguard.runtime.ids import now_ms, uuid7
 from llmguard.runtime.keyring import Keyring
-from llmguard.runtime.links import Link, MemoryLink, RemoteLink
+from llmguard.runtime.links import Link, MemoryLink, RemoteLink, RemoteStore
+from llmguard.runtime.loops import LoopLinks
 from llmguard.runtime.owners import ObjectOwners
+from llmguard.runtime.process import ProcessService
 from llmguard.runtime.service import Service
 from llmguard.runtime.tally import Tally
+from llmguard.runtime.upkeep import Parts
+from llmguard.stages.attributed import Attributed
 from llmguard.stages.authn import Authn
 from llmguard.stages.meter import Meter
 from llmguard.stages.quota import Quota, QuotaPolicy
 from llmguard.stages.route import Route
 from llmguard.stages.tenancy import Tenancy
-from llmguard.stores import open_store
+from llmguard.stores import open_blocking_store, open_store
 from llmguard.stores.memory import MemoryStore
 from llmguard.tokens import Counter
 
@@ -45,6 +53,9 @@ class Guard:
         self.config = source if isinstance(source, Config) else load(source)
         self.catalog = Catalog(self.config.origins, self.config.overrides)
         self.routing = build_routing(self.config)
+        self._process: ProcessService | None = None
+        self._lock = threading.Lock()
+        self._forgetter = Forgetter(self._forget)
 
     def secrets(self) -> Secrets:
         """The guard's own secrets; those missing beside an SQLite ledger are made once."""
@@ -73,18 +84,50 @@ class Guard:
 
     async def start(self) -> Service:
         """Build and start the service of this process and event loop."""
-        config, ledger = self.config, self.ledger()
-        spool = Spool(Path(config.spool.path), quota_bytes=config.spool.quota)
-        books = self.books(ledger)
-        link = _link(config)
-        keyring = Keyring(ledger.keys)
-        tally = Tally()
-        owners = ObjectOwners(books.owner)
-        runtime = AsyncRuntime(link, spool.append, keyring, owners, tally, Counter())
-        owner = f"{os.getpid()}-{uuid7()}"
-        service = Service(owner, runtime, link, books, keyring, tally, spool, Shipper(spool, ledger.engine), ledger)
+        parts = self._parts()
+        link = _link(self.config)
+        owners = ObjectOwners(parts.books.owner)
+        runtime = AsyncRuntime(link, parts.spool.append, parts.keyring, owners, parts.tally, Counter())
+        service = Service(_owner(), runtime, link, parts)
         await service.start()
         return service
+
+    def process(self) -> ProcessService:
+        """The service of this process for calls from within it, started when it is first asked for.
+
+        A forked child has one of its own; nothing of its parent's is used there.
+        """
+        service = self._process
+        if service is None or service.stopped or service.pid != os.getpid():
+            with self._lock:
+                service = self._process
+                if service is None or service.stopped or service.pid != os.getpid():
+                    service = self._process = self._start_process()
+        return service
+
+    def _start_process(self) -> ProcessService:
+        parts = self._parts()
+        link, loops = _blocking_link(self.config)
+        service = ProcessService(_owner(), link, parts, ObjectOwners(parts.books.owner), Counter(), loops)
+        service.start()
+        return service
+
+    def close(self) -> None:
+        """Put everything on record that this process has done through :meth:`process`. Waits some seconds at most."""
+        with self._lock:
+            service, self._process = self._process, None
+        if service is not None:
+            service.stop()
+
+    def _forget(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
+    def _parts(self) -> Parts:
+        ledger = self.ledger()
+        spool = Spool(Path(self.config.spool.path), quota_bytes=self.config.spool.quota)
+        shipper = Shipper(spool, ledger.engine)
+        return Parts(self.books(ledger), Keyring(ledger.keys), Tally(), spool, shipper, ledger)
 
     def relay(self, service: Service) -> Relay:
         """The relay of a started service; its upstreams are closed when the service stops."""
@@ -93,13 +136,16 @@ class Guard:
         drains = frozenset(name for name in upstreams if self.config.on_disconnect(name) == "drain")
         return Relay(service.runtime, self.stages(service.owner), upstreams, mask_secrets, drains)
 
-    def stages(self, owner: str) -> tuple[Stage, ...]:
-        """The stages in their one order (see :mod:`llmguard.stages.base`)."""
+    def stages(self, owner: str, *, inside: bool = False) -> tuple[Stage, ...]:
+        """The stages in their one order (see :mod:`llmguard.stages.base`).
+
+        For calls from ``inside`` the process there is no key to verify: their attribution is their context's.
+        """
         config = self.config
         planner = Planner(config.budget_rules, config.limit_rules)
         policy = QuotaPolicy(owner, lru_cache(4096)(own_budget), clamp=config.clamp)
         route = Route(self.routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
-        return (Authn(), route, Tenancy(), Quota(planner, policy), Meter(self.catalog))
+        return (Attributed() if inside else Authn(), route, Tenancy(), Quota(planner, policy), Meter(self.catalog))
 
 
 _default: list[Guard] = []
@@ -116,6 +162,18 @@ def get_guard() -> Guard:
     return _default[0] if _default else configure()
 
 
+def _owner() -> str:
+    """How this process names itself to the quota store."""
+    return f"{os.getpid()}-{uuid7()}"
+
+
 def _link(config: Config) -> Link:
     store = open_store(config.store)
     return MemoryLink(store) if isinstance(store, MemoryStore) else RemoteLink(store)
+
+
+def _blocking_link(config: Config) -> tuple[BlockingLink, LoopLinks | None]:
+    store = open_blocking_store(config.store)
+    if isinstance(store, MemoryStore):
+        return BlockingMemoryLink(store), None
+    return BlockingLink(store), LoopLinks(lambda: cast("RemoteStore", open_store(config.store)))

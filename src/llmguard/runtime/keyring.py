@@ -42,16 +42,32 @@ class Keyring:
 
     def verify(self, text: str) -> Verdict | Awaitable[Verdict]:
         """Who holds this key, or why it is no good. The awaitable raises LedgerUnavailable."""
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._salt, digest_size=20).digest()
-        known = self._known.get(digest)
-        if known is not None and (known.until is _FOREVER or now_ms() < known.until):
-            return known.verdict
+        digest = self._digest(text)
+        verdict = self._recall(digest)
+        if verdict is not None:
+            return verdict
+        parsed = parse_key(text)
+        return "unknown" if parsed is None else asyncio.to_thread(self._look_up, text, digest, parsed.id)
+
+    def check(self, text: str) -> Verdict:
+        """The same for a caller that may be kept waiting. Raises LedgerUnavailable."""
+        digest = self._digest(text)
+        verdict = self._recall(digest)
+        if verdict is not None:
+            return verdict
         parsed = parse_key(text)
         return "unknown" if parsed is None else self._look_up(text, digest, parsed.id)
 
-    async def _look_up(self, text: str, digest: bytes, key_id: str) -> Verdict:
+    def _digest(self, text: str) -> bytes:
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._salt, digest_size=20).digest()
+
+    def _recall(self, digest: bytes) -> Verdict | None:
+        known = self._known.get(digest)
+        return known.verdict if known is not None and (known.until is _FOREVER or now_ms() < known.until) else None
+
+    def _look_up(self, text: str, digest: bytes, key_id: str) -> Verdict:
         version = self._version
-        found = await asyncio.to_thread(self._keys.lookup, text)
+        found = self._keys.lookup(text)
         if isinstance(found, Verified):
             known = _Known(found.principal, found.until or _FOREVER, key_id)
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from llmguard.core.call import ObjectRef
 from llmguard.core.effects import Owners
@@ -39,24 +41,41 @@ class ObjectOwners:
         found = [self._known.get((effect.provider, ref.kind, ref.id)) for ref in effect.refs]
         return self._ask(effect) if None in found else found
 
-    async def _ask(self, effect: Owners) -> list[str | None]:
-        found: list[str | None] = []
-        for ref in effect.refs:
-            key = (effect.provider, ref.kind, ref.id)
-            owner = self._known.get(key)
-            for attempt in range(_TRIES):
-                if owner is not None:
-                    break
-                if attempt:
-                    await asyncio.sleep(_PAUSE)
-                owner = await asyncio.to_thread(self._lookup, effect.provider, ref)
+    def look(self, effect: Owners) -> list[str | None]:
+        """The same for a caller that may be kept waiting."""
+        return [self._look(effect.provider, ref) for ref in effect.refs]
+
+    def _look(self, provider: str, ref: ObjectRef) -> str | None:
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(_PAUSE)
+            owner = self._known_or_asked(provider, ref)
             if owner is not None:
-                self._remember(key, owner)
-            found.append(owner)
-        return found
+                return owner
+        return None
+
+    async def _ask(self, effect: Owners) -> list[str | None]:
+        return [await self._ask_for(effect.provider, ref) for ref in effect.refs]
+
+    async def _ask_for(self, provider: str, ref: ObjectRef) -> str | None:
+        for attempt in range(_TRIES):
+            if attempt:
+                await asyncio.sleep(_PAUSE)
+            owner = await asyncio.to_thread(self._known_or_asked, provider, ref)
+            if owner is not None:
+                return owner
+        return None
+
+    def _known_or_asked(self, provider: str, ref: ObjectRef) -> str | None:
+        key = (provider, ref.kind, ref.id)
+        owner = self._known.get(key) or self._lookup(provider, ref)
+        if owner is not None:
+            self._remember(key, owner)
+        return owner
 
     def _remember(self, key: Key, owner: str) -> None:
+        self._known.pop(key, None)
         self._known[key] = owner
-        self._known.move_to_end(key)
         if len(self._known) > _REMEMBER:
-            self._known.popitem(last=False)
+            with suppress(KeyError):  # another thread was faster
+                self._known.popitem(last=False)

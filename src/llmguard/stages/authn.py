@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from llmguard.core.call import Attribution, Call, Principal
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Steps, Verify
 from llmguard.core.exchange import Exchange
-from llmguard.core.metadata import BadMetadata, read_metadata
 from llmguard.errors import GuardUnavailable
+from llmguard.stages.attribution import NAME_LIMIT, describe
 from llmguard.stages.base import PassiveStage
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_NAME_LIMIT = 128
 ANY_FEATURE = "*"
 _WHY = {
     "unknown": "this key is not known here; ask whoever runs llmguard for one (llmguard keys create)",
@@ -47,30 +43,20 @@ def _unauthorised(message: str) -> Refuse:
 def _attribute(who: Attribution, principal: Principal, call: Call) -> Refuse | None:
     who.org, who.team, who.env = principal.org, principal.team, principal.env
     who.principal, who.key_id = principal.subject, principal.key_id
-    headers = call.headers
-    wanted = headers.get("x-llmguard-feature")
+    wanted = call.headers.get("x-llmguard-feature")
     if wanted is None:
         if principal.feature != ANY_FEATURE:
             who.feature = principal.feature
-    elif len(wanted) <= _NAME_LIMIT and _narrows(wanted, principal.feature):
+    elif len(wanted) <= NAME_LIMIT and _narrows(wanted, principal.feature):
         who.feature = wanted
     else:
         return Refuse(
             "attribution_not_allowed",
             403,
             f"this key is for feature {principal.feature!r}; x-llmguard-feature may name it or a part of it "
-            f"({principal.feature}/…), of at most {_NAME_LIMIT} characters",
+            f"({principal.feature}/…), of at most {NAME_LIMIT} characters",
         )
-    try:
-        call.metadata = read_metadata(headers)
-    except BadMetadata as bad:
-        return Refuse("invalid_metadata", 400, str(bad))
-    end_user = headers.get("x-llmguard-user") or call.end_user
-    who.end_user = end_user[:_NAME_LIMIT] if end_user else None
-    traceparent = headers.get("traceparent")
-    if traceparent is not None and (match := _TRACEPARENT.fullmatch(traceparent)):
-        who.trace_id = match.group(1)
-    return None
+    return describe(who, call, None, None)
 
 
 def _narrows(wanted: str, allowed: str) -> bool:

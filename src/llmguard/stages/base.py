@@ -3,7 +3,8 @@
 authn first, because a stranger's request must cost nothing and learn nothing; route before tenancy and quota, because
 both depend on the provider chosen; tenancy before quota, so that a forbidden read holds no money; quota last of those
 that may refuse, so that nothing is held for a call that another stage turns down; meter innermost, nearest to the
-bytes. Closing runs in reverse: the record is written (meter) before the hold is settled (quota).
+bytes. Closing runs in reverse: the record is written (meter) before the hold is settled (quota). For calls from within
+the process `attributed` takes the place of authn.
 """
 
 from __future__ import annotations

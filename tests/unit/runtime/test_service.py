@@ -18,10 +18,11 @@ from llmguard.core.moves import Again, Answer, Assert, Done, Move, Renew, Settle
 from llmguard.errors import LedgerUnavailable, StoreUnavailable
 from llmguard.guard import Guard
 from llmguard.providers import registry
-from llmguard.runtime import service as module
+from llmguard.runtime import upkeep as module
 from llmguard.runtime.ids import uuid7
 from llmguard.runtime.links import MemoryLink
 from llmguard.runtime.service import Service
+from llmguard.runtime.upkeep import Work
 from llmguard.stores.memory import MemoryStore
 from llmguard.tokens import encodings
 
@@ -52,7 +53,7 @@ async def serving(home: Path) -> AsyncIterator[tuple[Guard, Service]]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Background work every few milliseconds."""
-    for name in ("_HEARTBEAT", "_KEYS", "_COUNTS", "_ADOPT", "_RECONCILE", "_RETRY"):
+    for name in ("HEARTBEAT", "KEYS", "COUNTS", "ADOPT", "RECONCILE", "RETRY"):
         monkeypatch.setattr(module, name, 0.01)
 
 
@@ -292,7 +293,8 @@ def test_trouble_is_said_once_and_when_it_is_over(tmp_path: Path, caplog: pytest
         async with serving(tmp_path) as (_, service):
             troubles = [StoreUnavailable("silent")] * 3 + [None] * 2
 
-            async def _fetch_something() -> None:
+            def _fetch_something() -> Work:
+                yield None
                 trouble = troubles.pop(0)
                 if trouble is not None:
                     raise trouble
@@ -313,18 +315,19 @@ def test_a_defect_in_one_piece_of_work_ends_neither_it_nor_the_others(
     async def work() -> None:
         calls = 0
 
-        async def _renew(service: Service) -> None:
+        def renew(service: Service) -> Work:
             nonlocal calls
+            yield None
             calls += 1
             raise ZeroDivisionError("oops")
 
-        monkeypatch.setattr(Service, "_renew", _renew)
+        monkeypatch.setattr(Service, "renew", renew)
         async with serving(tmp_path) as (_, service):
             await until(lambda: calls > 2)
             assert all(not task.done() for task in service._tasks)
 
     run(work())
-    assert "a defect in _renew" in caplog.text
+    assert "a defect in renew" in caplog.text
     assert "ZeroDivisionError: oops" in caplog.text
 
 

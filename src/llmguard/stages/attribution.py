@@ -1,0 +1,33 @@
+"""What the headers of a call say about whom it is charged to, for callers from outside and from within alike."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from llmguard.core.call import Attribution, Call
+from llmguard.core.decision import Refuse
+from llmguard.core.metadata import BadMetadata, read_metadata
+
+NAME_LIMIT: Final = 128
+"""Characters that a team, a feature or a user may have."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def describe(who: Attribution, call: Call, end_user: str | None, trace_id: str | None) -> Refuse | None:
+    """Read metadata, end user and trace: each from its header, else what the caller's context says, else the body.
+
+    Refuses with 400 `invalid_metadata`.
+    """
+    headers = call.headers
+    try:
+        call.metadata = read_metadata(headers)
+    except BadMetadata as bad:
+        return Refuse("invalid_metadata", 400, str(bad))
+    user = headers.get("x-llmguard-user") or end_user or call.end_user
+    who.end_user = user[:NAME_LIMIT] if user else None
+    traceparent = headers.get("traceparent")
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent is not None else None
+    who.trace_id = match.group(1) if match else trace_id
+    return None
