@@ -108,6 +108,33 @@ def current() -> Caller:
     return _NOBODY if frame is None else frame.caller.living()
 
 
+class Place:
+    """Where code stands at a moment, to run other code there later, perhaps in another thread."""
+
+    __slots__ = ("_frame",)
+
+    def __init__(self, frame: _Frame | None) -> None:
+        self._frame = frame
+
+    @property
+    def empty(self) -> bool:
+        """Whether it lies outside of every scope."""
+        return self._frame is None
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` there."""
+        token = _frame.set(self._frame)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _frame.reset(token)
+
+
+def place() -> Place:
+    """Where this code stands now."""
+    return Place(_frame.get())
+
+
 def checkpoint() -> None:
     """Raise :class:`llmguard.errors.TaskAborted` when the task that runs here was stopped; for long loops that make no
     calls."""
