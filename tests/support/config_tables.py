@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from llmguard.config import Config
 from llmguard.config.rules import Alias, Budget, Limit, ModelTarget, PriceOverride
 from llmguard.config.sections import Provider, SecretKeys, Section, Server, SpoolFiles, Streams, TimeLimits
+from llmguard.config.watch import Alert, Runaway
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 SECTIONS: dict[str, type[Section]] = {
@@ -29,6 +30,8 @@ SECTIONS: dict[str, type[Section]] = {
     "prices.PATTERN": PriceOverride,
     "budgets[]": Budget,
     "limits[]": Limit,
+    "alerts[]": Alert,
+    "runaway": Runaway,
     "streams": Streams,
 }
 _TABLE = re.compile(r"<!-- keys:(\S*) -->\n.*?<!-- end -->", re.DOTALL)
@@ -67,7 +70,7 @@ def flow(value: Any) -> str:
     """A value as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()

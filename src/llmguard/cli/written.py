@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, SecretStr
 
 from llmguard.config import units
 from llmguard.config.types import masked
-from llmguard.config.units import Amount, Rate
+from llmguard.config.units import Amount, Often, Rate
 from llmguard.core.money import usd_string
 from llmguard.core.rules import PPM
 
@@ -96,6 +96,10 @@ def _rate(rate: Rate) -> str:
     return f"{of} per {rate.period_ms // 1000} seconds"
 
 
+def _often(often: Often) -> str:
+    return f"{often.number}/{_duration(often.period_ms)}"
+
+
 _WRITERS: Final[dict[Callable[..., Any], Callable[[Any], Any]]] = {
     units.money: _money,
     units.price: _price,
@@ -104,4 +108,5 @@ _WRITERS: Final[dict[Callable[..., Any], Callable[[Any], Any]]] = {
     units.share: _share,
     units.amount: _amount,
     units.rate: _rate,
+    units.often: _often,
 }

@@ -167,6 +167,32 @@ def _plain(url: SplitResult) -> str:
     return f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
 
 
+def _alerts(config: Config, document: Document) -> Iterator[Finding]:
+    for index, alert in zip(document.kept.get("alerts", ()), config.alerts, strict=True):
+        loc: Loc = ("alerts", index, "url")
+        url = urlsplit(alert.url.get_secret_value())
+        if not alert.on:
+            yield ("alerts", index, "on"), f"alerts[{index}].on is empty", "write on: [budget, trip, drift]"
+        if not url.hostname or url.fragment:
+            yield loc, f"{dotted(loc)} has no host, or a fragment", "write https://host/path"
+        elif alert.internal:
+            continue
+        elif _is_private(url.hostname):
+            yield loc, f"{dotted(loc)} is on an address that is not public", "write internal: true if it is meant"
+        elif url.scheme == "http":
+            yield loc, f"{dotted(loc)} would send alerts unencrypted", "write https://, or internal: true"
+
+
+def _gateway(config: Config, document: Document) -> Iterator[Finding]:
+    if config.gateway is None:
+        return
+    url = urlsplit(config.gateway)
+    plain = url.username is None and url.path in ("", "/") and not url.query and not url.fragment
+    if url.scheme not in ("http", "https") or not url.hostname or not plain:
+        fix = "write scheme, host and port only, such as https://llm.corp.example"
+        yield ("gateway",), f"gateway is {masked(config.gateway)!r}, which is no origin", fix
+
+
 def _models(config: Config, document: Document) -> Iterator[Finding]:
     declared = _declared(document)
     for name, alias in config.models.items():
@@ -244,6 +270,8 @@ _CHECKS: Final[tuple[Callable[[Config, Document], Iterator[Finding]], ...]] = (
     _secret_strength,
     _provider_set,
     _each_provider,
+    _alerts,
+    _gateway,
     _models,
     _prices,
     _rules,

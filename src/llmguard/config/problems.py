@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -43,7 +43,7 @@ def error_loc(error: ErrorDetails) -> Loc:
 
 def shown(value: object, loc: Loc) -> str:
     """A value as a message may show it: no secret, no password, not too long."""
-    if "secrets" in loc or "keys" in loc:
+    if "secrets" in loc or "keys" in loc or (loc[:1] == ("alerts",) and loc[-1] == "url"):
         return "set (its value is not shown)"
     if value is None:
         return "empty"
@@ -68,7 +68,7 @@ def _describe(error: ErrorDetails, loc: Loc) -> tuple[str, str]:
         return f"{said}, {cause.why}", cause.fix
     if kind == "literal_error":
         later = section.later.get(f"{loc[-1]}: {value}")
-        choices = get_args(field.annotation) if field else ()
+        choices = _choices(field.annotation) if field else ()
         if later is not None:
             return f"{said}, which is not in this version", later
         return f"{said}, not one of {_listed(choices)}", _closest(value, choices, f"write one of {_listed(choices)}")
@@ -129,6 +129,13 @@ def _field(loc: Loc) -> tuple[type[Section], FieldInfo | None]:
             section = inner
             entry = get_origin(field.annotation) in (dict, tuple)
     return section, field
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The words that a field takes, be it one of them or a list."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((found for part in get_args(annotation) if (found := _choices(part))), ())
 
 
 def _inner(annotation: Any) -> type[Section] | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from llmguard.config import units
 from llmguard.config.sections import Section, written
-from llmguard.config.types import Allowance, Money, Name, Pace, PerToken, Scope, Share, Whole, Zone
+from llmguard.config.types import Allowance, Money, Name, Pace, PerToken, Scope, Share, Whole, Zone, between
 from llmguard.config.units import Wrong
 from llmguard.core.money import FEMTO_PER_NANO, Price, Rates
 from llmguard.core.rules import BudgetRule, LimitRule
@@ -115,7 +116,6 @@ class Budget(Section):
     """A cap on money or tokens over a window."""
 
     later: ClassVar[Mapping[str, str]] = {
-        "alert_at": "remove it, and watch /metrics",
         "window: rolling": "write hour, day, week or month",
         "mode: shadow": "write enforce, or remove the budget",
         "mode: warn": "write enforce, or remove the budget",
@@ -133,6 +133,14 @@ class Budget(Section):
     mode: Literal["enforce"] = Field("enforce", description="What happens at the limit.", examples=["enforce"])
     overshoot: Share = Field(
         written("10%"), description="How far the worst case may pass the limit; 0 is strict.", examples=["10%"]
+    )
+    alert_at: tuple[Annotated[Share, between(units.share, "1%", "100%")], ...] | None = Field(
+        None,
+        strict=False,
+        max_length=8,
+        description="Shares of the limit at which `alerts` are told, once a window each. 80% and 100% where any of them"
+        " listens to budgets.",
+        examples=[["50%", "80%", "100%"]],
     )
     when_store_down: Literal["deny"] = Field(
         "deny", description="What happens while the quota store is away.", examples=["deny"]

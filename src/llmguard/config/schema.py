@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr
 from llmguard.config.rules import Alias, Budget, Limit, PriceOverride
 from llmguard.config.sections import OnDisconnect, Provider, SecretKeys, Section, Server, SpoolFiles, Streams, written
 from llmguard.config.types import Flag, Name, Url
+from llmguard.config.watch import Alert, Runaway
 from llmguard.core.call import UNATTRIBUTED
 from llmguard.core.money import NANO
 from llmguard.core.rules import ANY, BudgetRule, LimitRule
@@ -29,9 +30,6 @@ class Config(Section):
     later: ClassVar[Mapping[str, str]] = {
         "cache": "remove the section: every call goes to its provider",
         "auth": "remove the section, and give callers keys: llmguard keys create",
-        "gateway": "remove it: clients call the gateway itself",
-        "alerts": "remove the section, and watch /metrics",
-        "runaway": "remove the section, and set budgets and limits per key",
     }
 
     server: Server = Field(default_factory=Server, description="Where the gateway listens.", examples=[{"port": 8080}])
@@ -69,6 +67,20 @@ class Config(Section):
     clamp: Flag = Field(True, description="Lower max_tokens where only the worst case does not fit.", examples=[True])
     streams: Streams = Field(
         default_factory=Streams, description="Running streams.", examples=[{"on_disconnect": "cancel"}]
+    )
+    gateway: Url | None = Field(
+        None,
+        description="Origin of a gateway of yours: guarded clients only sign calls to it.",
+        examples=["https://llm.corp.example"],
+    )
+    alerts: tuple[Alert, ...] = Field(
+        (),
+        strict=False,
+        description="Webhooks that hear of budgets, trips and drift.",
+        examples=[[{"url": "https://hooks.example.com/x"}]],
+    )
+    runaway: Runaway = Field(
+        default_factory=Runaway, description="Callers that repeat themselves.", examples=[{"mode": "warn"}]
     )
 
     _development: bool = PrivateAttr(False)

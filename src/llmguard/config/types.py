@@ -8,11 +8,11 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, WithJsonSchema
 from pydantic_core import core_schema
 
 from llmguard.config import units
-from llmguard.config.units import Amount, Rate, Wrong
+from llmguard.config.units import Amount, Often, Rate, Wrong
 from llmguard.core.rules import DIMENSIONS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -53,6 +53,12 @@ def _dsn(value: object) -> Dsn:
     except ValueError:
         raise Wrong("a URL with an impossible port or host", "write scheme://host:port/…") from None
     return Dsn(value)
+
+
+def _secret_url(value: object) -> SecretStr:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://\S+", value):
+        raise Wrong("not a web address", "write https://host/path")
+    return SecretStr(_dsn(value))
 
 
 def _whole(value: object) -> int:
@@ -128,11 +134,12 @@ def _pattern(pattern: str, *examples: str) -> dict[str, Any]:
     return {"type": "string", "pattern": f"{pattern}|{_REFERENCE}", **shown}
 
 
-def _shown(value: Amount | Rate) -> str:
+def _shown(value: Amount | Rate | Often) -> str:
     return repr(value)
 
 
 Url = Annotated[Dsn, *_written(_dsn, _pattern("^[a-z][a-z0-9+.-]*://"))]
+SecretUrl = Annotated[SecretStr, *_written(_secret_url, _pattern("^https?://"))]
 Whole = Annotated[int, *_written(_whole, {"anyOf": [{"type": "integer"}, _pattern("^[0-9]+$")]})]
 Flag = Annotated[bool, *_written(_flag, {"anyOf": [{"type": "boolean"}, _pattern("^(true|false|on|off|yes|no)$")]})]
 Name = Annotated[str, *_written(_word, {"type": "string", "pattern": f"^{_NAME.pattern}$"})]
@@ -159,4 +166,7 @@ Allowance = Annotated[
 ]
 Pace = Annotated[
     Rate, PlainSerializer(_shown), *_written(units.rate, _pattern("/|per|concurrent$", "600/minute", "50 concurrent"))
+]
+Frequency = Annotated[
+    Often, PlainSerializer(_shown), *_written(units.often, _pattern("^[0-9]+ */ *[0-9]+ *(ms|s|m|h|d)$", "20/10m"))
 ]

@@ -20,6 +20,7 @@ _MONEY = re.compile(rf"\$\s*{_NUMBER}")
 _TOKENS = re.compile(rf"{_NUMBER}\s*([kKMGB]?)\s*tokens?")
 _PER_MILLION = re.compile(rf"\$\s*{_NUMBER}\s*/\s*(M|K|k)(?:\s*tokens)?")
 _DURATION = re.compile(r"(\d+)\s*(ms|s|m|h|d)")
+_OFTEN = re.compile(r"(\d{1,9})\s*/\s*(\d.*)")
 _BYTES = re.compile(r"(\d+)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)")
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%")
 _CONCURRENT = re.compile(r"(\d[\d_,]*)\s*concurrent")
@@ -56,6 +57,14 @@ class Rate:
     kind: LimitKind
     number: int
     period_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Often:
+    """How often something may happen: ``number`` times in ``period_ms``."""
+
+    number: int
+    period_ms: int
 
 
 def _text(value: object, pattern: re.Pattern[str], why: str, fix: str) -> re.Match[str]:
@@ -114,6 +123,16 @@ def duration(value: object) -> int:
     """`15m` in milliseconds."""
     found = _text(value, _DURATION, "not a length of time", "write a number and a unit: 500ms, 30s, 15m, 1h or 7d")
     return int(found[1]) * _MILLISECONDS[found[2]]
+
+
+def often(value: object) -> Often:
+    """`20/10m`: at most 20 times in ten minutes."""
+    fix = "write a number and a length of time, such as 20/10m"
+    found = _text(value, _OFTEN, "not a number of times", fix)
+    result = Often(int(found[1]), duration(found[2]))
+    if not result.number or not result.period_ms:
+        raise Wrong("never, or in no time", fix)
+    return result
 
 
 def size(value: object) -> int:

@@ -106,6 +106,7 @@ def test_every_size_is_written_so() -> None:
         "length of time": units.duration,
         "bytes": units.size,
         "share": units.share,
+        "frequency": units.often,
     }
     text = config_tables.PAGE.read_text().partition("## How sizes are written")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| ([a-z ]+) \| (.*`.*) \|$", text, re.MULTILINE)
