@@ -114,7 +114,7 @@ class Trail:
         self, connection: Connection, last: Position, actor: str, action: str, subject: str, details: Mapping[str, Any]
     ) -> AuditRecord:
         text = json.dumps(details, sort_keys=True, separators=(",", ":"))
-        who, what, whom = _plain(actor), _plain(action), _plain(subject)
+        who, what, whom = plain(actor), plain(action), plain(subject)
         draft = AuditRecord(last.seq + 1, self._clock(), who, what, whom, text, last.hash, "")
         record = draft._replace(hash=self._digest(draft))
         head = Position(record.seq, record.hash)
@@ -229,6 +229,6 @@ def _last(connection: Connection) -> Position:
     return Position(0, "") if row is None else Position(*row)
 
 
-def _plain(text: str) -> str:
-    """Text that every database takes and gives back as it was."""
+def plain(text: str) -> str:
+    """Text that every database takes and gives back as it is: without NUL and lone surrogates."""
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from llmguard.ledger.audit import Trail
+from llmguard.ledger.audit import Trail, plain
 from llmguard.ledger.clock import Clock, now_ms
 from llmguard.ledger.engine import reading, writing
 from llmguard.ledger.models import dead_letters as letters
@@ -69,8 +69,9 @@ class DeadLetters:
 
     def add(self, letter: DeadLetter) -> bool:
         """Keep a letter; False where one with this id is there already."""
+        row = {name: plain(value) if isinstance(value, str) else value for name, value in asdict(letter).items()}
         with writing(self._engine) as connection:
-            insert = upsert(connection, letters).values(asdict(letter)).on_conflict_do_nothing()
+            insert = upsert(connection, letters).values(row).on_conflict_do_nothing()
             return connection.execute(insert.returning(letters.c.id)).first() is not None
 
     def waiting(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from llmguard.ledger.audit import Trail
+from llmguard.ledger.audit import Trail, plain
 from llmguard.ledger.clock import Clock, now_ms
 from llmguard.ledger.engine import reading, writing
 from llmguard.ledger.models import trips
@@ -68,8 +68,9 @@ class Trips:
 
     def add(self, trip: TripRow, actor: str) -> bool:
         """Write a trip and its audit record; False, and nothing, where one with this id is there already."""
+        row = {name: plain(value) if isinstance(value, str) else value for name, value in asdict(trip).items()}
         with writing(self._engine) as connection:
-            insert = upsert(connection, trips).values(asdict(trip)).on_conflict_do_nothing().returning(trips.c.id)
+            insert = upsert(connection, trips).values(row).on_conflict_do_nothing().returning(trips.c.id)
             if connection.execute(insert).first() is None:
                 return False
             details = {name: getattr(trip, name) for name in _DETAILS}

@@ -1,0 +1,159 @@
+"""What an operator must hear of: for each trip one log line, one count, one row with its audit record, and one alert.
+
+Nobody who has something to say waits: rows are written and alerts sent by threads, which begin with the first of them.
+Rows are kept while the ledger is away, alerts are repeated for some minutes; what finds a queue full is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from functools import partial
+from time import monotonic
+from typing import Any, assert_never
+
+from llmguard.core.notes import BudgetNote, DriftNote, Note, TripNote
+from llmguard.errors import LedgerUnavailable
+from llmguard.ledger import DeadLetter, Ledger, TripRow
+from llmguard.runtime import wording
+from llmguard.runtime.ids import uuid7
+from llmguard.runtime.line import Line
+from llmguard.sinks.webhook import Alert, AlertFailed, Webhook
+
+log = logging.getLogger("llmguard.notices")
+
+_PAUSES = (0.5, 1, 2, 5, 10, 20, 40, 80)
+"""Seconds between the attempts to deliver an alert: nine of them in about three minutes."""
+_LEDGER_PAUSE = 2.0
+_REMEMBER = 10_000
+
+
+class Notices:
+    """Hears notes from any thread of one process, which ``owner`` names in the audit trail.
+
+    ``events`` counts (`trip`, rule), (`warning`, rule), (`alert`, `delivered` | `failed`) and (`row`, `written` |
+    `failed`).
+    """
+
+    def __init__(self, ledger: Ledger, receivers: Iterable[Webhook], owner: str) -> None:
+        self._ledger = ledger
+        self._actor = f"process {owner}"
+        self._rows: Line[TripRow | DeadLetter] = Line("llmguard-notices", self._write)
+        self._alerts = [
+            (receiver, Line[Alert](f"llmguard-alerts-{receiver.host}", partial(self._deliver, index)))
+            for index, receiver in enumerate(receivers)
+        ]
+        self._said: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._lock = threading.Lock()
+        self.events: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def dropped(self) -> int:
+        """Rows and alerts that were given up because too many waited."""
+        return self._rows.dropped + sum(line.dropped for _, line in self._alerts)
+
+    # ------------------------------------------------------------------ what callers say
+
+    def note(self, note: Note) -> None:
+        """Tell the operator. Never waits, never raises. A warning is told once for each name and rule."""
+        if isinstance(note, TripNote):
+            if note.kind == "warned":
+                self._warn(note)
+            else:
+                self._trip(note)
+        elif isinstance(note, BudgetNote):
+            self._say(logging.WARNING, wording.budget(note))
+        elif isinstance(note, DriftNote):
+            self._say(logging.ERROR, wording.drift(note))
+        else:
+            assert_never(note)
+
+    def keep(self, letter: DeadLetter) -> None:
+        """Keep a stopped task's message in the ledger, as soon as that is there. Never waits."""
+        self._rows.put(letter)
+
+    def stop(self, seconds: float = 5.0) -> bool:
+        """Write and send what waits, each once more at most; False when not all of it was done in time."""
+        end = monotonic() + seconds
+        lines: list[Line[Any]] = [self._rows, *(line for _, line in self._alerts)]
+        for line in lines:
+            line.stopping.set()
+        ended = [line.stop(max(end - monotonic(), 0.0)) for line in lines]
+        return all(ended)
+
+    def _trip(self, note: TripNote) -> None:
+        row = TripRow(
+            uuid7(note.at),
+            note.at,
+            note.scope,
+            note.name,
+            note.rule,
+            note.limit,
+            note.seen,
+            note.org,
+            note.team,
+            note.env,
+            note.feature,
+            note.task,
+            note.task_id,
+            note.tree_id,
+            note.cost_nano,
+        )
+        self._count("trip", note.rule)
+        self._say(logging.ERROR, wording.trip(note, row.id))
+        self._rows.put(row)
+
+    def _warn(self, note: TripNote) -> None:
+        key = (note.name, note.rule)
+        with self._lock:
+            if key in self._said:
+                return
+            self._said[key] = None
+            if len(self._said) > _REMEMBER:
+                self._said.popitem(last=False)
+        self._count("warning", note.rule)
+        log.warning("%s", wording.warning(note))
+
+    def _say(self, level: int, alert: Alert) -> None:
+        log.log(level, "%s", alert.text)
+        for receiver, line in self._alerts:
+            if receiver.wants(alert.kind):
+                line.put(alert)
+
+    def _count(self, event: str, code: str) -> None:
+        with self._lock:
+            self.events[event, code] += 1
+
+    # ------------------------------------------------------------------ in threads
+
+    def _deliver(self, index: int, alert: Alert) -> None:
+        receiver, line = self._alerts[index]
+        for pause in (*_PAUSES, None):
+            try:
+                receiver.post(alert)
+            except AlertFailed as error:
+                if pause is None or line.stopping.wait(pause):
+                    self._count("alert", "failed")
+                    log.error("an alert was not delivered: %s; it said: %s", error, alert.text)
+                    return
+            else:
+                self._count("alert", "delivered")
+                return
+
+    def _write(self, row: TripRow | DeadLetter) -> None:
+        while True:
+            try:
+                if isinstance(row, TripRow):
+                    self._ledger.trips.add(row, self._actor)
+                else:
+                    self._ledger.dead_letters.add(row)
+            except LedgerUnavailable as error:
+                if self._rows.stopping.wait(_LEDGER_PAUSE):
+                    log.error("the ledger did not take a row: %s; it was %s", error, row.id)
+                    self._count("row", "failed")
+                    return
+            else:
+                self._count("row", "written")
+                return
