@@ -1,0 +1,1 @@
+"""Doors: how web applications, SDK clients and task workers meet the guard."""

@@ -1,0 +1,109 @@
+"""What is known of a task that this process was given to run: who it works for, and what is running of it.
+
+A delivery is kept on the task's request, which Celery keeps on a stack of the thread; that is where code that runs
+after the body (chain steps, links, errbacks) finds whom it works for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from celery._state import _task_stack
+from celery.app.task import Context, Task
+
+from llmguard.core.call import Caller
+from llmguard.core.runaway import Execution
+from llmguard.runtime.context import current
+
+if TYPE_CHECKING:
+    from llmguard.integrations.celery.installation import Installation
+
+_FIELD: Final = "llmguard_delivery"
+
+# Celery takes what it does not know in a request for message headers, and would send ours along with a retry.
+setattr(Context, _FIELD, None)
+
+_THEIRS: Final = "celery."
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One task that was handed to this process. ``caller`` carries the execution; ``running`` is true while the body
+    runs, so not for what Celery publishes afterwards."""
+
+    installation: Installation
+    caller: Caller
+    execution: Execution
+    running: bool = False
+
+    @property
+    def grows(self) -> bool:
+        """Whether a task that is published now is one step deeper: only a body of the user's starts new work; chain
+        steps, links, chord bodies and errbacks were asked for before, and Celery's own tasks only hand on."""
+        return self.running and not plumbing(self.execution.name)
+
+
+def plumbing(name: str) -> bool:
+    """Whether a task is Celery's own and runs no code of the user's (`celery.chord_unlock` polls for ever under one id).
+    `celery.map` and `celery.starmap` go by the name of the task that they run."""
+    return name.startswith(_THEIRS)
+
+
+def put(request: Context, delivery: Delivery) -> None:
+    """Keep a delivery on its request."""
+    request.__dict__[_FIELD] = delivery
+
+
+def on(request: Context | None) -> Delivery | None:
+    """The delivery kept on a request. A request that Celery copies for a direct call carries that of its original."""
+    return None if request is None else request.__dict__.get(_FIELD)
+
+
+def of(task: Task) -> Delivery:
+    """The delivery of a task whose body runs on this thread. Raises LookupError outside of one."""
+    found = on(task.request_stack.top)
+    if found is None:
+        raise LookupError(f"{task.name} is not running here")
+    return found
+
+
+def enclosing(*, below_top: bool = False) -> Delivery | None:
+    """The innermost delivery on this thread's stack, with ``below_top`` that around the task on top of it."""
+    seen: Counter[int] = Counter()
+    for place, task in enumerate(reversed(_task_stack.stack)):
+        requests = task.request_stack.stack
+        level = seen[id(task)]
+        seen[id(task)] += 1
+        if place == 0 and below_top:
+            continue
+        delivery = on(requests[-1 - level]) if level < len(requests) else None
+        if delivery is not None:
+            return delivery
+    return None
+
+
+def origin(around: Delivery | None) -> Caller:
+    """Whom a task that starts here works for, with its depth: the task on the stack, or whoever the context names.
+
+    A body may name someone else for a part of its work (``with llmguard.context(feature=…)``); its tree and depth stay.
+    """
+    here = current()
+    if around is None:
+        deeper = here.tree_id is not None
+    else:
+        deeper = around.grows
+        if not around.running or here.execution is not around.execution:
+            here = around.caller
+    return replace(here, depth=here.depth + deeper, task_id=None, samples=1, execution=None)
+
+
+def known(caller: Caller) -> bool:
+    """Whether a caller says anything worth a header."""
+    return any((caller.team, caller.env, caller.feature, caller.end_user, caller.tree_id))
+
+
+def key_of(task_id: str, nesting: Any) -> str:
+    """What attempts are counted under: a task that replaces itself keeps its id."""
+    return f"{task_id}:{nesting or 0}"
