@@ -26,7 +26,7 @@ bench: $(VENV)/test.stamp
 
 # Locks carry versions and hashes for every supported Python; `make lock` needs uv.
 lock:
-	uv pip compile pyproject.toml locks/build.in --extra all --universal --python-version 3.11 \
+	uv pip compile pyproject.toml locks/build.in --extra redis --extra postgres --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header -o locks/run.txt
 	uv pip compile pyproject.toml locks/build.in --all-extras --universal --python-version 3.11 -c locks/run.txt \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header -o locks/test.txt
