@@ -26,11 +26,13 @@ from llmguard.runtime.ids import now_ms, uuid7
 from llmguard.runtime.keyring import Keyring
 from llmguard.runtime.links import Link, MemoryLink, RemoteLink, RemoteStore
 from llmguard.runtime.loops import LoopLinks
+from llmguard.runtime.notices import Notices
 from llmguard.runtime.owners import ObjectOwners
 from llmguard.runtime.process import ProcessService
 from llmguard.runtime.service import Service
 from llmguard.runtime.tally import Tally
 from llmguard.runtime.upkeep import Parts
+from llmguard.sinks.webhook import Webhook, alert_key
 from llmguard.stages.attributed import Attributed
 from llmguard.stages.authn import Authn
 from llmguard.stages.meter import Meter
@@ -84,11 +86,12 @@ class Guard:
 
     async def start(self) -> Service:
         """Build and start the service of this process and event loop."""
-        parts = self._parts()
+        owner = _owner()
+        parts = self._parts(owner)
         link = _link(self.config)
         owners = ObjectOwners(parts.books.owner)
-        runtime = AsyncRuntime(link, parts.spool.append, parts.keyring, owners, parts.tally, Counter())
-        service = Service(_owner(), runtime, link, parts)
+        runtime = AsyncRuntime(link, parts.spool.append, parts.keyring, owners, parts.tally, Counter(), parts.notices)
+        service = Service(owner, runtime, link, parts)
         await service.start()
         return service
 
@@ -106,9 +109,10 @@ class Guard:
         return service
 
     def _start_process(self) -> ProcessService:
-        parts = self._parts()
+        owner = _owner()
+        parts = self._parts(owner)
         link, loops = _blocking_link(self.config)
-        service = ProcessService(_owner(), link, parts, ObjectOwners(parts.books.owner), Counter(), loops)
+        service = ProcessService(owner, link, parts, ObjectOwners(parts.books.owner), Counter(), loops)
         service.start()
         return service
 
@@ -123,11 +127,17 @@ class Guard:
         """In a forked child: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
 
-    def _parts(self) -> Parts:
+    def receivers(self) -> list[Webhook]:
+        """Those who are told of what an operator should look at."""
+        keys = [alert_key(secret) for secret in self.secrets().signing]
+        return [Webhook(a.url.get_secret_value(), a.on, keys, proxy=a.proxy) for a in self.config.alerts]
+
+    def _parts(self, owner: str) -> Parts:
         ledger = self.ledger()
+        notices = Notices(ledger, self.receivers(), owner)
         spool = Spool(Path(self.config.spool.path), quota_bytes=self.config.spool.quota)
         shipper = Shipper(spool, ledger.engine)
-        return Parts(self.books(ledger), Keyring(ledger.keys), Tally(), spool, shipper, ledger)
+        return Parts(self.books(ledger), Keyring(ledger.keys), Tally(), spool, shipper, ledger, notices)
 
     def relay(self, service: Service) -> Relay:
         """The relay of a started service; its upstreams are closed when the service stops."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from llmguard.core.call import Attribution, Call, ObjectRef
 from llmguard.core.moves import Extend, Release, Renew, Reserve, Settle, Trip
+from llmguard.core.notes import Note
 from llmguard.core.ports import Dialect
 from llmguard.core.records import Record
 from llmguard.core.runs import Paid
@@ -74,7 +75,14 @@ class Emit:
     attribution: Attribution
 
 
-Effect = Verify | Owners | Count | Spool | Ask | Tell | Emit
+@dataclass(slots=True, eq=False)
+class Notice:
+    """Tell the operator. Reply: None."""
+
+    note: Note
+
+
+Effect = Verify | Owners | Count | Spool | Ask | Tell | Emit | Notice
 T = TypeVar("T")
 Steps = Generator[Effect, Any, T]
 """A piece of core code that may need the world: yields effects, is sent their replies, returns T."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-from llmguard.core.effects import Ask, Count, Effect, Emit, Owners, Spool, Steps, Tell, Verify
+from llmguard.core.effects import Ask, Count, Effect, Emit, Notice, Owners, Spool, Steps, Tell, Verify
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.flow import adrive, drive
 from llmguard.core.moves import Answer, Move
@@ -14,6 +14,7 @@ from llmguard.core.ports import TokenCounter
 from llmguard.core.records import Record, SettleRecord
 from llmguard.runtime.ids import now_ms
 from llmguard.runtime.keyring import Keyring
+from llmguard.runtime.notices import Notices
 from llmguard.runtime.owners import ObjectOwners
 from llmguard.runtime.tally import Tally
 
@@ -47,6 +48,7 @@ class AsyncRuntime:
         owners: ObjectOwners,
         tally: Tally,
         counter: TokenCounter,
+        notices: Notices,
     ) -> None:
         self._counter = counter
         self._write = write
@@ -62,6 +64,7 @@ class AsyncRuntime:
             Count: self._count,
             Spool: self._spool,
             Emit: tally.note,
+            Notice: lambda effect: notices.note(effect.note),
         }
 
     now = staticmethod(now_ms)

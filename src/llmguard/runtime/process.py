@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from llmguard.core.effects import Ask, Count, Effect, Emit, Owners, Spool, Steps, Tell, Verify
+from llmguard.core.effects import Ask, Count, Effect, Emit, Notice, Owners, Spool, Steps, Tell, Verify
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.flow import adrive, drive
 from llmguard.core.moves import Answer, Move
@@ -68,6 +68,7 @@ class ProcessService(Upkeep[BlockingLink]):
             Count: self._counting.answer,
             Spool: self._spool,
             Emit: self.tally.note,
+            Notice: lambda effect: self.notices.note(effect.note),
         }
         self._async_handlers: _Handlers = self._handlers | {
             Ask: lambda effect: self._aask(effect.move),
@@ -201,6 +202,7 @@ class ProcessService(Upkeep[BlockingLink]):
         self._store_thread.stop(left())
         self.link.close()
         self._ledger_thread.stop(left(), last=self.write_counts)
+        self.notices.stop(left())
         self.say_what_is_left(self.shipper.stop(timeout=left()))
         self.spool.close(self.shipper.shipped)
         self._ledger.close()

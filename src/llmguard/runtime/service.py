@@ -56,6 +56,7 @@ class Service(Upkeep[Link]):
             await close()
         await self.link.close()
         await self._quietly(self.write_counts)
+        await asyncio.to_thread(self.notices.stop)
         self.say_what_is_left(await asyncio.to_thread(self.shipper.stop))
         self.spool.close(self.shipper.shipped)
         self._ledger.close()

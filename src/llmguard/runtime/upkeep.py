@@ -19,6 +19,7 @@ from llmguard.runtime.blocking import BlockingLink
 from llmguard.runtime.books import LedgerBooks
 from llmguard.runtime.keyring import Keyring
 from llmguard.runtime.links import Link
+from llmguard.runtime.notices import Notices
 from llmguard.runtime.tally import Tally
 from llmguard.stores.pieces import pieces
 
@@ -56,6 +57,7 @@ class Parts:
     spool: Spool
     shipper: Shipper
     ledger: Ledger
+    notices: Notices
 
 
 class Upkeep(Generic[L]):
@@ -69,6 +71,7 @@ class Upkeep(Generic[L]):
         self.tally = parts.tally
         self.spool = parts.spool
         self.shipper = parts.shipper
+        self.notices = parts.notices
         self.health = Health()
         self.drift = 0
         self._books = parts.books
