@@ -13,6 +13,7 @@ from llmguard.config.loading import Source
 from llmguard.core.buckets import Planner
 from llmguard.core.exchange import Stage
 from llmguard.core.moves import Known
+from llmguard.core.signed import Signer
 from llmguard.forward.build import build_routing, build_upstreams
 from llmguard.forward.relay import Relay
 from llmguard.ledger import Ledger, Shipper, Spool
@@ -62,6 +63,10 @@ class Guard:
     def secrets(self) -> Secrets:
         """The guard's own secrets; those missing beside an SQLite ledger are made once."""
         return ensure_secrets(self.config)
+
+    def signer(self) -> Signer:
+        """Signs and reads the context that travels with messages and requests."""
+        return Signer(self.secrets().signing)
 
     def ledger(self) -> Ledger:
         """The SQL ledger, not yet connected."""
@@ -155,7 +160,8 @@ class Guard:
         planner = Planner(config.budget_rules, config.limit_rules)
         policy = QuotaPolicy(owner, lru_cache(4096)(own_budget), clamp=config.clamp)
         route = Route(self.routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
-        return (Attributed() if inside else Authn(), route, Tenancy(), Quota(planner, policy), Meter(self.catalog))
+        first = Attributed() if inside else Authn(self.signer())
+        return (first, route, Tenancy(), Quota(planner, policy), Meter(self.catalog))
 
 
 _default: list[Guard] = []

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Virtual keys.", no_args_is_help=True)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-_ANY_FEATURE = "*"
+_ANY = "*"
 _COLUMNS = ("id", "team", "env", "feature", "budget", "created_at", "expires_at", "status")
 _KeyId = Annotated[str, typer.Argument(help="The key's id, as `keys list` shows it.")]
 
 
 @app.command()
 def create(
-    team: Annotated[str, typer.Option(help="Team that its calls are charged to.")],
-    env: Annotated[str, typer.Option(help="Environment, such as prod.")] = "default",
+    team: Annotated[str, typer.Option(help="Team that its calls are charged to; '*' is what callers' context says.")],
+    env: Annotated[str, typer.Option(help="Environment, such as prod; '*' is what callers' context says.")] = "default",
     feature: Annotated[str, typer.Option(help="Feature; '*' lets callers name any.")] = "default",
     expires: Annotated[str | None, typer.Option(help="How long it is good for, such as 30d.")] = None,
     budget: Annotated[str | None, typer.Option(help="Its own budget, such as '$5/day'.")] = None,
@@ -50,10 +50,9 @@ def create(
     from llmguard.config import own_budget
     from llmguard.config.units import duration
 
-    _check_name("--team", team)
-    _check_name("--env", env)
-    if feature != _ANY_FEATURE:
-        _check_name("--feature", feature)
+    for option, name in (("--team", team), ("--env", env), ("--feature", feature)):
+        if name != _ANY:
+            _check_name(option, name)
     if budget is not None:
         read_option("--budget", lambda text: own_budget("new", text), budget)
     ends = None if expires is None else now_ms() + read_option("--expires", duration, expires)

@@ -12,13 +12,21 @@ _NO_LABELS: tuple[tuple[str, str], ...] = ()
 
 def samples(service: Service) -> Iterator[Sample]:
     """What `/metrics` shows of this process."""
-    events: dict[str, dict[tuple[tuple[str, str], ...], float]] = {"closed": {}, "refused": {}, "cut": {}}
+    events: dict[str, dict[tuple[tuple[str, str], ...], float]] = {
+        "closed": {},
+        "refused": {},
+        "cut": {},
+        "context": {},
+    }
     for (event, code), number in service.tally.events.items():
         label = "ending" if event == "closed" else "code"
         events[event][((label, code),)] = number
     yield Sample("llmguard_calls", "Calls sent to a provider, by how they ended.", "counter", events["closed"])
     yield Sample("llmguard_refusals", "Calls refused, by code.", "counter", events["refused"])
     yield Sample("llmguard_cuts", "Streams cut in their middle, by code.", "counter", events["cut"])
+    yield Sample(
+        "llmguard_contexts_rejected", "Signed contexts that meant nothing, by why.", "counter", events["context"]
+    )
     gauges = {
         "llmguard_live_calls": ("Calls running now.", len(service.runtime.live)),
         "llmguard_store_moves_owed": (

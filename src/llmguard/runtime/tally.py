@@ -9,6 +9,7 @@ from llmguard.core.effects import Emit
 from llmguard.runtime.ids import now_ms
 
 _MINUTE = 60_000
+_REFUSED = ("refused", "cut")
 
 Refusal = tuple[int, str, str, str, str, str]
 """Minute (epoch ms), org, team, env, feature, code."""
@@ -27,7 +28,7 @@ class Tally:
         """Count one event."""
         with self._lock:
             self.events[emit.event, emit.code] += 1
-            if emit.event != "closed":
+            if emit.event in _REFUSED:
                 who = emit.attribution
                 minute = now_ms() // _MINUTE * _MINUTE
                 self._refusals[minute, who.org, who.team, who.env, who.feature, emit.code] += 1

@@ -17,7 +17,7 @@ from llmguard.runtime.context import Place, place
 
 _users: set[str] = set()
 _start: Final = Thread.start
-_submit: Final = ThreadPoolExecutor.submit
+_submit: Final[Any] = ThreadPoolExecutor.submit
 
 
 def install(user: str) -> None:
@@ -26,7 +26,7 @@ def install(user: str) -> None:
         if Thread.start is _start:
             Thread.start = _carrying_start  # type: ignore[method-assign]
         if ThreadPoolExecutor.submit is _submit:
-            ThreadPoolExecutor.submit = _carrying_submit  # type: ignore[method-assign]
+            ThreadPoolExecutor.submit = _carrying_submit  # type: ignore[method-assign, assignment]
     _users.add(user)
 
 
@@ -63,4 +63,6 @@ def _run(thread: Thread, here: Place, run: Callable[[], None]) -> None:
 @wraps(_submit)
 def _carrying_submit(self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
     # Also from nowhere in particular: the pool's thread may have been started from within a scope.
-    return _submit(self, partial(place().run, fn), *args, **kwargs) if _users else _submit(self, fn, *args, **kwargs)
+    carried = partial(place().run, fn) if _users else fn
+    future: Future[Any] = _submit(self, carried, *args, **kwargs)
+    return future

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from llmguard.core.call import Attribution, Call, Principal
+from llmguard.core.call import UNATTRIBUTED, Caller, Principal
 from llmguard.core.decision import Refuse
-from llmguard.core.effects import Steps, Verify
+from llmguard.core.effects import Emit, Steps, Verify
 from llmguard.core.exchange import Exchange
+from llmguard.core.signed import HEADER, HTTP, Signed, Signer
 from llmguard.errors import GuardUnavailable
 from llmguard.stages.attribution import NAME_LIMIT, describe
 from llmguard.stages.base import PassiveStage
 
-ANY_FEATURE = "*"
+ANY = "*"
+"""In a key: its callers choose. A team and an environment may be chosen by a signed context only."""
+
+FOREIGN = "foreign"
+"""Why a genuine context is turned away: it is another team's."""
+
 _WHY = {
     "unknown": "this key is not known here; ask whoever runs llmguard for one (llmguard keys create)",
     "expired": "this key has expired; ask for a new one (llmguard keys rotate)",
@@ -19,7 +25,14 @@ _WHY = {
 
 
 class Authn(PassiveStage):
-    """Verifies the caller's key and derives the call's attribution, which headers may only narrow."""
+    """Verifies the caller's key and derives the call's attribution, which headers may only narrow.
+
+    ``signer`` reads `x-llmguard-context`. One that means nothing here changes nothing: the call goes on under the key's
+    own attribution, and the attempt is counted.
+    """
+
+    def __init__(self, signer: Signer | None = None) -> None:
+        self._signer = signer
 
     def open(self, x: Exchange) -> Steps[Refuse | None]:
         """Refuses with 401 `invalid_api_key`, 403 `attribution_not_allowed`, 400 `invalid_metadata`, and 503
@@ -33,33 +46,77 @@ class Authn(PassiveStage):
         if not isinstance(verdict, Principal):
             return _unauthorised(_WHY.get(verdict, _WHY["unknown"]))
         x.principal = verdict
-        return _attribute(x.who, verdict, x.call)
+        _charge_to(x, verdict)
+        text = x.call.headers.get(HEADER)
+        if text is None or self._signer is None:
+            return _narrow(x, verdict, Signed())
+        signed = _fitting(self._signer.read(text, HTTP, x.now), verdict)
+        if isinstance(signed, str):
+            yield Emit("context", signed, x.who)
+            return _narrow(x, verdict, Signed())
+        _choose(x, verdict, signed)
+        return _narrow(x, verdict, signed)
 
 
 def _unauthorised(message: str) -> Refuse:
     return Refuse("invalid_api_key", 401, message)
 
 
-def _attribute(who: Attribution, principal: Principal, call: Call) -> Refuse | None:
-    who.org, who.team, who.env = principal.org, principal.team, principal.env
-    who.principal, who.key_id = principal.subject, principal.key_id
-    wanted = call.headers.get("x-llmguard-feature")
-    if wanted is None:
-        if principal.feature != ANY_FEATURE:
-            who.feature = principal.feature
-    elif len(wanted) <= NAME_LIMIT and _narrows(wanted, principal.feature):
-        who.feature = wanted
-    else:
-        return Refuse(
-            "attribution_not_allowed",
-            403,
-            f"this key is for feature {principal.feature!r}; x-llmguard-feature may name it or a part of it "
-            f"({principal.feature}/…), of at most {NAME_LIMIT} characters",
+def _charge_to(x: Exchange, key: Principal) -> None:
+    """What the key alone says; what it leaves to its callers stays unattributed."""
+    who = x.who
+    who.org, who.principal, who.key_id = key.org, key.subject, key.key_id
+    who.team = UNATTRIBUTED if key.team == ANY else key.team
+    who.env = UNATTRIBUTED if key.env == ANY else key.env
+
+
+def _fitting(signed: Signed | str, key: Principal) -> Signed | str:
+    """A context counts whole or not at all: none of another team, whatever else it says."""
+    if isinstance(signed, str):
+        return signed
+    same = signed.org == key.org and (key.team == ANY or signed.team in (None, key.team))
+    return signed if same else FOREIGN
+
+
+def _choose(x: Exchange, key: Principal, signed: Signed) -> None:
+    who = x.who
+    if key.team == ANY and signed.team is not None:
+        who.team = signed.team
+    if key.env == ANY and signed.env is not None:
+        who.env = signed.env
+    who.task_id, who.tree_id = signed.task_id, signed.tree_id
+
+
+def _narrow(x: Exchange, key: Principal, signed: Signed) -> Refuse | None:
+    """Feature, end user and trace: as a header of their own says, else the context, else the key."""
+    wanted = x.call.headers.get("x-llmguard-feature")
+    if wanted is not None:
+        if not _narrows(wanted, key.feature):
+            return _too_wide(key.feature)
+        x.who.feature = wanted
+    elif signed.feature is not None and _narrows(signed.feature, key.feature):
+        x.who.feature = signed.feature
+    elif key.feature != ANY:
+        x.who.feature = key.feature
+    refusal = describe(x.who, x.call, signed.end_user, signed.trace_id)
+    if signed.tree_id is not None:
+        who = x.who
+        x.caller = Caller(
+            who.org, who.team, who.env, who.feature, who.end_user, who.task_id, who.tree_id, who.trace_id, signed.depth
         )
-    return describe(who, call, None, None)
+    return refusal
 
 
 def _narrows(wanted: str, allowed: str) -> bool:
-    return bool(wanted) and (
-        allowed == ANY_FEATURE or wanted == allowed or (wanted.startswith(allowed + "/") and wanted.isprintable())
+    return 0 < len(wanted) <= NAME_LIMIT and (
+        allowed == ANY or wanted == allowed or (wanted.startswith(allowed + "/") and wanted.isprintable())
+    )
+
+
+def _too_wide(feature: str) -> Refuse:
+    return Refuse(
+        "attribution_not_allowed",
+        403,
+        f"this key is for feature {feature!r}; x-llmguard-feature may name it or a part of it "
+        f"({feature}/…), of at most {NAME_LIMIT} characters",
     )

@@ -88,6 +88,13 @@ def test_rotate_lets_both_secrets_work_and_revoke_neither(cli: Cli) -> None:
     assert "there is no active key" in cli.fails(1, "keys", "rotate", old["id"])
 
 
+def test_a_key_may_leave_team_and_environment_to_signed_contexts(cli: Cli) -> None:
+    made = cli.json("keys", "create", "--team", "*", "--env", "*", "--feature", "*")
+    verified = cli.ledger().keys.lookup(made["key"])
+    assert isinstance(verified, Verified)
+    assert (verified.principal.team, verified.principal.env, verified.principal.feature) == ("*", "*", "*")
+
+
 @pytest.mark.parametrize("command", ["rotate", "revoke"])
 def test_a_key_that_is_not_there(cli: Cli, command: str) -> None:
     assert "key 'nobody'; `llmguard keys list` shows" in cli.fails(1, "keys", command, "nobody")
@@ -96,9 +103,9 @@ def test_a_key_that_is_not_there(cli: Cli, command: str) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--team", "*", "--team '*': write letters, digits"),
+        ("--team", "**", "--team '**': write letters, digits"),
         ("--team", "a b", "--team 'a b': write letters, digits"),
-        ("--env", "*", "--env '*': write letters"),
+        ("--env", "*x", "--env '*x': write letters"),
         ("--feature", "x" * 129, "at most 128"),
         ("--budget", "5", "--budget '5' is not an amount of money; write dollars"),
         ("--budget", "$5/fortnight", "--budget '$5/fortnight' is not an amount"),
