@@ -146,9 +146,8 @@ class Budget(Section):
         "deny", description="What happens while the quota store is away.", examples=["deny"]
     )
 
-    @property
-    def rule(self) -> BudgetRule:
-        """As the core takes it."""
+    def rule(self, alert_ppm: tuple[int, ...]) -> BudgetRule:
+        """As the core takes it; ``alert_ppm`` where it names no shares of its own."""
         return BudgetRule(
             self.name,
             self.scope,
@@ -158,6 +157,7 @@ class Budget(Section):
             self.timezone,
             self.overshoot,
             self.mode,
+            alert_ppm if self.alert_at is None else self.alert_at,
         )
 
 

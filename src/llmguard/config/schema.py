@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
@@ -13,7 +14,7 @@ from llmguard.config.types import Flag, Name, Url
 from llmguard.config.watch import Alert, Runaway
 from llmguard.core.call import UNATTRIBUTED
 from llmguard.core.money import NANO
-from llmguard.core.rules import ANY, BudgetRule, LimitRule
+from llmguard.core.rules import ANY, PPM, BudgetRule, LimitRule
 from llmguard.pricing import Origin, Override
 
 UNATTRIBUTED_BUDGETS = (
@@ -22,6 +23,9 @@ UNATTRIBUTED_BUDGETS = (
 )
 """What holds without being written: calls without a team together, and calls without a feature in each team, may cost
 $1 a day. A budget of one's own with the same scope, in money, takes the place of either."""
+
+DEFAULT_ALERT_PPM = (PPM * 80 // 100, PPM)
+"""Shares of a limit that alerts hear of where a budget names none: 80% and 100%."""
 
 
 class Config(Section):
@@ -93,9 +97,12 @@ class Config(Section):
     @property
     def budget_rules(self) -> tuple[BudgetRule, ...]:
         """Every budget in force, those that hold without being written included (:data:`UNATTRIBUTED_BUDGETS`)."""
-        own = tuple(budget.rule for budget in self.budgets)
+        heard = any("budget" in alert.on for alert in self.alerts)
+        alert_ppm = DEFAULT_ALERT_PPM if heard else ()
+        own = tuple(budget.rule(alert_ppm) for budget in self.budgets)
         scopes = [rule.scope for rule in own if rule.unit == "usd"]
-        return own + tuple(rule for rule in UNATTRIBUTED_BUDGETS if rule.scope not in scopes)
+        unwritten = (replace(rule, alert_ppm=alert_ppm) for rule in UNATTRIBUTED_BUDGETS if rule.scope not in scopes)
+        return own + tuple(unwritten)
 
     @property
     def limit_rules(self) -> tuple[LimitRule, ...]:

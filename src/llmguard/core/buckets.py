@@ -22,7 +22,10 @@ _PLANS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One bucket that a call takes from. ``unit`` is `usd`, `tokens` or `calls` (live calls at once)."""
+    """One bucket that a call takes from. ``unit`` is `usd`, `tokens` or `calls` (live calls at once).
+
+    ``alerts`` are the thresholds at which an operator is told, in that unit and ascending.
+    """
 
     name: str
     unit: str
@@ -33,6 +36,7 @@ class Bucket:
     rule: str
     window: str
     scope: Mapping[str, str]
+    alerts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,7 @@ def budget_bucket(rule: BudgetRule, scope: Mapping[str, str], now: int) -> Bucke
     scope = {dimension: scope[dimension] for dimension in DIMENSIONS if dimension in scope}
     start, end = window_bounds(rule.window, rule.timezone, now)
     name = f"{rule.unit}|{rule.window}|{start}|{scope_text(scope)}"
-    return Bucket(name, rule.unit, rule.limit, rule.ceiling, start, end, rule.name, rule.window, scope)
+    return Bucket(name, rule.unit, rule.limit, rule.ceiling, start, end, rule.name, rule.window, scope, rule.alerts)
 
 
 def _parallel_bucket(rule: LimitRule, scope: Mapping[str, str]) -> Bucket:

@@ -71,7 +71,7 @@ class Estimate:
             amounts = self.tokens, self.input_tokens + self.hidden_tokens, self.choices
         else:
             return Hold(bucket.name, bucket.limit, bucket.ceiling, 1, 1, 0, 0, 0, True)
-        return Hold(bucket.name, bucket.limit, bucket.ceiling, *amounts, bucket.start, bucket.end)
+        return Hold(bucket.name, bucket.limit, bucket.ceiling, *amounts, bucket.start, bucket.end, alerts=bucket.alerts)
 
     def rate(self, bucket: RateBucket) -> Rate:
         """What one rate limit counts for this call."""

@@ -27,7 +27,8 @@ class BudgetRule:
 
     ``limit`` is nano-USD for unit `usd`, else tokens (input + output). ``scope`` maps dimensions to one value or
     :data:`ANY`; an empty scope is everything. ``timezone`` is an IANA name. ``overshoot_ppm`` is how far the worst
-    case may pass the limit, in millionths of it (100_000 = 10 %; 0 is strict).
+    case may pass the limit, in millionths of it (100_000 = 10 %; 0 is strict). ``alert_ppm`` are the shares of the
+    limit at which an operator is told.
     """
 
     name: str
@@ -38,6 +39,12 @@ class BudgetRule:
     timezone: str = "UTC"
     overshoot_ppm: int = 100_000
     mode: Mode = "enforce"
+    alert_ppm: tuple[int, ...] = ()
+
+    @property
+    def alerts(self) -> tuple[int, ...]:
+        """The thresholds of the alerts in the rule's unit, ascending."""
+        return tuple(sorted({self.limit * ppm // PPM for ppm in self.alert_ppm}))
 
     @property
     def ceiling(self) -> int:

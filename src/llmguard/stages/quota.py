@@ -6,12 +6,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from llmguard.core.buckets import Plan, Planner, values_of
+from llmguard.core.buckets import Bucket, Plan, Planner, values_of
 from llmguard.core.decision import Refuse
-from llmguard.core.effects import Ask, Count, Spool, Steps, Tell
+from llmguard.core.effects import Ask, Count, Notice, Spool, Steps, Tell
 from llmguard.core.estimate import STEP, Estimate, estimate
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.moves import Admitted, Again, Charge, Correct, Denied, Done, Extend, Hold, Release, Reserve, Settle
+from llmguard.core.notes import BudgetNote
 from llmguard.core.records import VoidRecord
 from llmguard.core.rules import BudgetRule
 from llmguard.errors import SpoolFull, StoreUnavailable
@@ -116,6 +117,9 @@ class Quota:
             except StoreUnavailable:
                 yield Tell(Release(x.event_id))
                 return refusals.store_away()
+            if isinstance(answer, Admitted | Denied):
+                for index, threshold in answer.crossed:
+                    yield Notice(_crossing(plan.buckets[index], threshold, answer.now))
             if isinstance(answer, Admitted):
                 self._admitted(x, plan, guess, answer)
                 return None
@@ -235,6 +239,12 @@ class Quota:
             tokens = x.usage.input_tokens + x.usage.output_tokens
             charges = _charges(x, x.cost.total, tokens)
             yield Tell(Settle(x.event_id, x.source, x.now + self._skew, charges, _corrections(x, tokens)))
+
+
+def _crossing(bucket: Bucket, threshold: int, at: int) -> BudgetNote:
+    return BudgetNote(
+        bucket.name, bucket.rule, bucket.scope, bucket.unit, bucket.limit, threshold, bucket.window, bucket.end, at
+    )
 
 
 def _charges(x: Exchange, cost: int, tokens: int) -> tuple[Charge, ...]:
