@@ -61,7 +61,8 @@ class Parts:
 
 
 class Upkeep(Generic[L]):
-    """The work, and what it looks after: ``live`` are the running calls by their ids."""
+    """The work, and what it looks after: ``live`` are the running calls by their ids, ``runs`` the task bodies that run
+    in this process, as pairs of key and run id; whoever runs one adds and discards it."""
 
     live: dict[str, Exchange]
 
@@ -72,6 +73,7 @@ class Upkeep(Generic[L]):
         self.spool = parts.spool
         self.shipper = parts.shipper
         self.notices = parts.notices
+        self.runs: set[tuple[str, str]] = set()
         self.health = Health()
         self.drift = 0
         self._books = parts.books
@@ -116,11 +118,12 @@ class Upkeep(Generic[L]):
     # ------------------------------------------------------------------ rounds
 
     def renew(self) -> Work:
-        """Push the leases of running calls; enter those again that a store without memory has lost."""
+        """Push the leases of running calls and task bodies; enter those again that a store without memory has lost."""
         rids = tuple(x.event_id for x in list(self.live.values()) if x.reserved)
-        if not rids:
+        runs = tuple(self.runs)
+        if not rids and not runs:
             return
-        answer = yield self.link.ask(Renew(self.owner, LEASE_MS, rids))
+        answer = yield self.link.ask(Renew(self.owner, LEASE_MS, rids, runs))
         lost = answer.gone if isinstance(answer, Done) else rids if isinstance(answer, Again) else ()
         for rid in lost:
             x = self.live.get(rid)
