@@ -159,7 +159,7 @@ class Quota:
         skew = answer.now - x.now
         self._skew = skew if abs(skew) > _FRESH_MS else 0
         x.admitted_at = answer.now
-        plan.seen_at, plan.levels = x.now, answer.levels
+        plan.levels, plan.seen_at = answer.levels, x.now  # other threads look at the second first
         if answer.max_output is not None:
             x.edits = replace(x.edits, max_tokens=answer.max_output)
             x.headers.append((b"x-llmguard-max-tokens", b"%d" % answer.max_output))

@@ -48,7 +48,7 @@ class Memory:
             if now < known.until:
                 known.denied.now = now
                 return known
-            del self._spent[bucket.name]
+            self._spent.pop(bucket.name, None)  # another thread may have been faster
         return None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import os
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,9 @@ from llmguard.errors import LLMGuardError
 
 EncodingName = Literal["o200k_base", "cl100k_base"]
 
-_lock = threading.Lock()
+_locks = [threading.Lock()]
+# Another thread of the parent may have held it.
+os.register_at_fork(after_in_child=lambda: _locks.__setitem__(0, threading.Lock()))
 _loaded: dict[EncodingName, tiktoken.Encoding] = {}
 
 
@@ -34,7 +37,7 @@ def encoding(name: EncodingName) -> tiktoken.Encoding:
     """
     found = _loaded.get(name)
     if found is None:
-        with _lock:
+        with _locks[0]:
             found = _loaded.get(name) or _load(name)
             _loaded[name] = found
     return found
