@@ -131,6 +131,22 @@ def test_a_frozen_database_is_upgraded_and_keeps_its_rows(frozen: Path, tmp_path
     ledger.close()
 
 
+@pytest.mark.parametrize("frozen", [path for path in FROZEN if path.stem >= "0003"], ids=lambda path: path.stem)
+def test_a_frozen_audit_trail_still_verifies(frozen: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(frozen.read_text())
+    connection.close()
+    ledger = Ledger(f"sqlite:///{path}", pepper=PEPPER)
+    ledger.migrate()
+    assert (ledger.audit.verify().records, ledger.audit.verify().flaws) == (2, [])
+    assert [(row.rule, row.cost_nano) for row in ledger.trips.list()] == [("paid_attempts", 12_345_678)]
+    assert [(kept.task, kept.options) for kept in ledger.dead_letters.list()] == [
+        ("app.summarise", '{"queue": "slow"}')
+    ]
+    ledger.close()
+
+
 def test_a_new_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

@@ -17,7 +17,7 @@ from llmguard.core.records import (
     SentRecord,
     SettleRecord,
 )
-from llmguard.ledger import Ledger
+from llmguard.ledger import DeadLetter, Ledger, TripRow
 from llmguard.ledger.models import metadata
 from tests.support import postgres
 
@@ -126,6 +126,50 @@ def sent(entry: Entry) -> SentRecord:
 def partial(entry: Entry, tokens: int) -> PartialRecord:
     """The record of a stream under way, priced as :func:`hold` says."""
     return PartialRecord(entry.event_id, tokens, min(2_000_000 + tokens * 50_000, 50_000_000))
+
+
+def trip(**changes: Any) -> TripRow:
+    """A task that came to four paid attempts."""
+    known: dict[str, Any] = {
+        "id": "01a0c451-f2a0-7aaa-9e2f-eb89414c343c",
+        "at": T0,
+        "scope": "task",
+        "name": "task:t1",
+        "rule": "paid_attempts",
+        "allowed": 4,
+        "seen": 4,
+        "org": "default",
+        "team": "growth",
+        "env": "prod",
+        "feature": "summaries",
+        "task": "app.summarise",
+        "task_id": "t1",
+        "tree_id": "t1",
+        "cost_nano": 1_200_000_000,
+    }
+    return TripRow(**(known | changes))
+
+
+def letter(**changes: Any) -> DeadLetter:
+    """The message of the task of :func:`trip`."""
+    known: dict[str, Any] = {
+        "id": "01a0c451-f2a0-7bbb-9e2f-eb89414c343c",
+        "at": T0,
+        "task": "app.summarise",
+        "task_id": "t1",
+        "org": "default",
+        "team": "growth",
+        "env": "prod",
+        "feature": "summaries",
+        "rule": "paid_attempts",
+        "reason": "4 paid attempts",
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "body": b'[[1], {"a": "\xc3\xbc\x00"}]',
+        "options": '{"queue": "slow"}',
+        "tree_id": "t1",
+    }
+    return DeadLetter(**(known | changes))
 
 
 def seed() -> int:

@@ -174,6 +174,7 @@ class _Check:
         self._records = 0
         self._altered: list[AuditRecord] = []
         self._flaws: list[Flaw] = []
+        self._sound = True
         self.last = Position(0, "")
 
     def note(self, seq: int, what: str) -> None:
@@ -188,13 +189,14 @@ class _Check:
 
     def next(self, record: AuditRecord) -> None:
         self._records += 1
-        gap = record.seq != self.last.seq + 1
-        if gap:
+        follows = self._sound and record.seq == self.last.seq + 1
+        if record.seq != self.last.seq + 1:
             self.missing(self.last.seq + 1, record.seq - 1, "from the chain")
-        if not hmac.compare_digest(self._digest(record), record.hash):
+        self._sound = hmac.compare_digest(self._digest(record), record.hash)
+        if not self._sound:
             self._altered.append(record)
-        elif not gap and record.prev != self.last.hash:
-            self.note(record.seq, "this record does not follow the one before it: that one was replaced")
+        elif follows and record.prev != self.last.hash:
+            self.note(record.seq, "this record does not follow the one before it: one of them is of another trail")
         if record.action == MENDED:
             self.note(record.seq, f"this record notes that the trail had been changed before it: {record.details}")
         self.last = Position(record.seq, record.hash)
