@@ -108,7 +108,7 @@ class Relay:
             return self._failed(x, error)
         try:
             x.answer(incoming.status, runtime.now())
-            if incoming.body is None and _comes_whole(call, incoming):
+            if incoming.body is None and comes_whole(call, incoming.status, incoming.headers):
                 await _collect(incoming)
             return self._reply(x, incoming, upstream)
         except UpstreamError as error:
@@ -120,7 +120,7 @@ class Relay:
 
     def _reply(self, x: Exchange, incoming: Incoming, upstream: Upstream) -> Reply:
         call, runtime = x.call, self._runtime
-        headers = self._head(x, incoming)
+        headers = reply_head(x, incoming.headers)
         if incoming.body is not None:
             return self._whole(x, incoming, headers, upstream)
         streams = call.stream or content_type(incoming.headers).startswith("text/event-stream")
@@ -137,16 +137,7 @@ class Relay:
 
     def _failed(self, x: Exchange, error: UpstreamError) -> Reply:
         self._runtime.close(x, Ending.UPSTREAM_FAILED)
-        code = {503: "upstream_busy", 504: "upstream_timeout"}.get(error.status, "upstream_unreachable")
-        words = f"{x.target.provider}: {error}"
-        return refused(x.dialect, Refuse(code, error.status, words, retry_after=None if x.cost else 1), x.event_id)
-
-    def _head(self, x: Exchange, incoming: Incoming) -> Headers:
-        headers = returning_headers(incoming.headers)
-        headers.append((b"x-llmguard-request-id", x.event_id.encode()))
-        headers.append((b"x-llmguard-target", f"{x.target.provider}/{x.target.model}".encode("latin-1", "replace")))
-        headers.extend(x.headers)
-        return headers
+        return refused(x.dialect, failure(x, error), x.event_id)
 
     def _whole(self, x: Exchange, incoming: Incoming, headers: Headers, upstream: Upstream) -> Reply:
         body = incoming.body
@@ -228,11 +219,27 @@ def content_type(headers: Headers) -> str:
     return ""
 
 
-def _comes_whole(call: Call, incoming: Incoming) -> bool:
+def comes_whole(call: Call, status: int, headers: Headers) -> bool:
     """An error, or JSON where a stream was asked for (Gemini streams as a JSON array): small, and read in one piece."""
-    if incoming.status >= 400:
+    if status >= 400:
         return True
-    return call.stream and call.family != "gemini" and content_type(incoming.headers).startswith("application/json")
+    return call.stream and call.family != "gemini" and content_type(headers).startswith("application/json")
+
+
+def reply_head(x: Exchange, headers: Headers) -> Headers:
+    """What goes back of a provider's ``headers``, and what the guard has to say itself."""
+    head = returning_headers(headers)
+    head.append((b"x-llmguard-request-id", x.event_id.encode()))
+    head.append((b"x-llmguard-target", f"{x.target.provider}/{x.target.model}".encode("latin-1", "replace")))
+    head.extend(x.headers)
+    return head
+
+
+def failure(x: Exchange, error: UpstreamError) -> Refuse:
+    """What the caller hears when the provider could not be reached or broke the protocol; after the call was closed."""
+    code = {503: "upstream_busy", 504: "upstream_timeout"}.get(error.status, "upstream_unreachable")
+    words = f"{x.target.provider}: {error}"
+    return Refuse(code, error.status, words, retry_after=None if x.cost else 1)
 
 
 async def _collect(incoming: Incoming) -> None:
