@@ -46,8 +46,10 @@ class Delivery:
 
 
 def plumbing(name: str) -> bool:
-    """Whether a task is Celery's own and runs no code of the user's (`celery.chord_unlock` polls for ever under one id).
-    `celery.map` and `celery.starmap` go by the name of the task that they run."""
+    """Whether a task is Celery's own and runs no code of the user's; `celery.chord_unlock` polls for ever under one id.
+
+    `celery.map` and `celery.starmap` go by the name of the task that they run.
+    """
     return name.startswith(_THEIRS)
 
 

@@ -1,0 +1,18 @@
+"""Guards Celery tasks: who pays, how much, and when a job that runs away is stopped.
+
+::
+
+    from llmguard.integrations.celery import install, llm_task
+
+    app = Celery(…)
+    install(app)
+
+    @app.task(bind=True)
+    @llm_task(team="growth", feature="summaries", budget="$5", max_paid_attempts=4)
+    def summarise(self, doc_id): ...
+"""
+
+from llmguard.integrations.celery.decorator import llm_task
+from llmguard.integrations.celery.install import install
+
+__all__ = ["install", "llm_task"]

@@ -1,0 +1,159 @@
+"""The guard of one Celery application: what its tasks are delivered under, and whose they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Final
+
+from celery import Celery
+from celery.app.task import Context, Task
+from celery.exceptions import ImproperlyConfigured
+
+from llmguard.core.call import Caller
+from llmguard.core.runaway import Execution, TaskPolicy
+from llmguard.core.signed import FORGED, Signed, Signer
+from llmguard.guard import Guard, get_guard
+from llmguard.integrations.celery.decorator import written_policy
+from llmguard.integrations.celery.delivery import Delivery, enclosing, key_of, origin, put
+from llmguard.integrations.celery.headers import carried, read
+from llmguard.integrations.celery.policy import undecorated
+from llmguard.integrations.celery.settings import Settings, read_settings
+from llmguard.runtime.ids import uuid7
+
+logger = logging.getLogger(__name__)
+
+_OTHER_KEY: Final = (
+    "a task's attribution was signed with a key that this worker does not have; unless someone writes to the broker "
+    "who should not, give every process that publishes or runs tasks the same secrets.signing"
+)
+_CALLS_ANOTHER: Final = frozenset({"celery.map", "celery.starmap"})
+
+
+class Installation:
+    """One application and its guard. Making it reads nothing: configuration and keys are read at the first message."""
+
+    def __init__(self, app: Celery, guard: Guard | None, default: TaskPolicy | Mapping[str, Any] | None) -> None:
+        self.app = app
+        self._given = guard
+        self._default = default
+        self._pid = 0
+        self._strangers = False
+        self._policies: dict[str, TaskPolicy] = {}
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What the application's settings say. Raises ImproperlyConfigured."""
+        return read_settings(self.app)
+
+    @cached_property
+    def guard(self) -> Guard:
+        """The guard in force: that of `install`, of the setting `llmguard_config`, or the default one."""
+        if self._given is not None:
+            return self._given
+        return get_guard() if self.settings.config is None else Guard(self.settings.config)
+
+    @cached_property
+    def signer(self) -> Signer:
+        """Signs and reads the headers of messages."""
+        return Signer(self.guard.secrets().signing)
+
+    def deliver(self, task: Task, request: Context) -> Delivery:
+        """Take note that a task is about to run here: for whom, under which policy, as which execution."""
+        self._enter_process()
+        subject = self._subject(task, request)
+        policy = self.policy(subject)
+        caller = self._filled(self._claimed(task, request), policy)
+        tree_id = caller.tree_id or request.root_id or request.id
+        key = key_of(request.id, request.replaced_task_nesting)
+        execution = Execution(policy, subject.name, request.id, key, uuid7(), tree_id, caller.depth)
+        caller = replace(caller, task_id=request.id, tree_id=tree_id, execution=execution)
+        delivery = Delivery(self, caller, execution)
+        put(request, delivery)
+        return delivery
+
+    def caller_by_hand(self, task: Task, around: Delivery | None, failed: Context | None) -> Caller:
+        """For whom a task runs that is called like a function where no body is running: as an errback of the task on
+        the stack or of ``failed``, or on its own."""
+        caller = origin(around)
+        if around is not None:
+            caller = replace(caller, task_id=around.execution.task_id)
+        elif failed is not None:
+            caller = self._claimed(task, failed)
+        return self._filled(caller, self.policy(task))
+
+    def policy(self, task: Task) -> TaskPolicy:
+        """The rules of a task: those written next to it, else the application's for tasks without any."""
+        found = self._policies.get(task.name)
+        if found is None:
+            found = self._policies[task.name] = written_policy(task) or self.default
+        return found
+
+    @cached_property
+    def default(self) -> TaskPolicy:
+        """The rules of tasks without any of their own. Raises ImproperlyConfigured."""
+        if isinstance(self._default, TaskPolicy):
+            return self._default
+        return undecorated(self._default if self._default is not None else self.settings.default or {})
+
+    def check(self) -> None:
+        """Read all that would otherwise be read at the first task. Raises ImproperlyConfigured or ConfigError."""
+        _ = self.settings, self.guard, self.signer, self.default
+
+    def check_same(self, guard: Guard | None, default: TaskPolicy | Mapping[str, Any] | None) -> None:
+        """Whether a second `install` asks for what there is. Raises ImproperlyConfigured."""
+        if (guard is not None and guard is not self._given) or (default is not None and default != self._default):
+            raise ImproperlyConfigured(
+                f"{self.app!r} is guarded already, in another way; call install() once, with the guard that is meant."
+            )
+
+    def leave_process(self) -> None:
+        """This process runs no more tasks: put on record what it has done."""
+        if self._pid == os.getpid():
+            self.guard.close()
+
+    def _enter_process(self) -> None:
+        """The first task of this process: from here on its SDK clients are guarded. Never before a fork, and never in
+        the main process of a worker that has children."""
+        pid = os.getpid()
+        if self._pid != pid:
+            self._pid = pid
+
+    def _subject(self, task: Task, request: Context) -> Task:
+        """The task whose code runs: of `celery.map` and `celery.starmap` that which they call for each item."""
+        inner = (request.kwargs or {}).get("task") if task.name in _CALLS_ANOTHER else None
+        name = inner.get("task") if isinstance(inner, Mapping) else None
+        # Not `app.tasks`, which would finalize the application.
+        found: Task = self.app._tasks.get(name, task) if name else task
+        return found
+
+    def _claimed(self, task: Task, request: Context) -> Caller:
+        """Whom a task works for, by its message; by where it is called, when there is no message or it lies."""
+        text = carried(request)
+        said = None if text is None else read(text, request.id, self.signer)
+        if isinstance(said, Signed):
+            return said.caller()
+        if said is not None:
+            self._refused(task, request, said)
+        return origin(enclosing(below_top=True))
+
+    def _refused(self, task: Task, request: Context, why: str) -> None:
+        """Someone put a header on a message that was not made for it. The task runs, for whom its own policy says."""
+        logger.warning("the attribution of %s[%s] was refused: it is %s", task.name, request.id, why)
+        if why == FORGED and not self._strangers:
+            self._strangers = True
+            logger.error(_OTHER_KEY)
+
+    def _filled(self, caller: Caller, policy: TaskPolicy) -> Caller:
+        """A caller with what the policy knows better than nobody."""
+        if caller.team and caller.env and caller.feature:
+            return caller
+        return replace(
+            caller,
+            team=caller.team or policy.team,
+            env=caller.env or policy.env,
+            feature=caller.feature or policy.feature,
+        )
