@@ -9,10 +9,15 @@
     │   ├── StoreUnavailable   quota store silent or gone
     │   ├── LedgerUnavailable  SQL ledger gone, or its schema is behind
     │   └── SpoolFull          no room left to record spend
+    ├── Refused                the guard decided against it
+    │   ├── BudgetExceeded     no money or tokens are left, or not enough for this (429)
+    │   ├── RateLimited        too many at once or in a short time; wait and try again (429)
+    │   └── RunawayTripped     a rule of the runaway guard has stopped the task, the tree or the feature (403)
+    │       └── RunawayTaskAborted   how a background task ends that was stopped
     └── UpstreamError          the provider could not be reached or broke the protocol (502/504)
 
-A refusal is not an error: it is a :class:`llmguard.core.decision.Refuse` value. :class:`TaskAborted` stands outside
-the tree, so that no ``except Exception`` of a runaway task can catch it.
+Within the guard a refusal is not an error but a :class:`llmguard.core.decision.Refuse` value. :class:`TaskAborted`
+stands outside the tree, so that no ``except Exception`` of a runaway task can catch it.
 """
 
 from __future__ import annotations
@@ -78,6 +83,32 @@ class LedgerUnavailable(GuardUnavailable):
 
 class SpoolFull(GuardUnavailable):
     """No room is left to record spend, so no new call is admitted (`accounting_unavailable`)."""
+
+
+class Refused(LLMGuardError):
+    """The guard decided against it; the message says why and until when."""
+
+    status = 429
+
+
+class BudgetExceeded(Refused):
+    """No money or tokens are left in a budget, or not enough for this."""
+
+
+class RateLimited(Refused):
+    """Too many requests at once or in a short time. Wait, then try again."""
+
+    retryable = True
+
+
+class RunawayTripped(Refused):
+    """A rule of the runaway guard has stopped what this belongs to; `llmguard trips list` shows it."""
+
+    status = 403
+
+
+class RunawayTaskAborted(RunawayTripped):
+    """What a background task that was stopped ends with. Takes one argument, the message: two do not survive JSON."""
 
 
 class UpstreamError(LLMGuardError):

@@ -1,0 +1,140 @@
+"""What a background task may do, and the run of one: the vocabulary of the runaway guard.
+
+A policy names its *rules* by the options of `llm_task`: ``max_paid_attempts``, ``max_calls``, ``budget`` … A rule that
+is :attr:`~TaskPolicy.enforced` trips and stops; one that is not only warns. Trips are named by what they stop:
+``task:<key>``, ``tree:<id>``, ``name:<task name>``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from llmguard.core.notes import TripNote
+from llmguard.core.runs import BreakerTerms, Enter, RetryTerms
+
+USD: Final = 10**9
+"""Nano-USD in a dollar."""
+
+FEWEST_ATTEMPTS: Final = 4
+"""Paid attempts that every task has by default, whatever its own `max_retries`."""
+
+KEEP_TRIPS_MS: Final = 7 * 86_400_000
+"""How long the trip of a task or a tree stays: longer than any broker keeps a message in delivery."""
+
+RULES: Final = frozenset(
+    {
+        "max_paid_attempts",
+        "max_redeliveries",
+        "max_calls",
+        "budget",
+        "tree_budget",
+        "max_tree_calls",
+        "max_tree_tasks",
+        "max_depth",
+        "identical_prompts",
+        "retry_budget",
+        "breaker",
+        "max_runtime",
+    }
+)
+"""Every rule of a policy."""
+
+SAFE_RULES: Final = frozenset({"max_paid_attempts", "max_redeliveries", "identical_prompts"})
+"""Rules that no healthy task can break: enforced for tasks without a policy of their own."""
+
+Duplicates = Literal["defer", "ignore", "run"]
+OnAbort = Literal["fail", "reject"]
+OnUnavailable = Literal["local", "deny", "allow"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """Retries of all tasks of one name in a minute: ``ratio`` of the first runs in it, and ``floor_per_min`` more."""
+
+    ratio: float = 0.2
+    floor_per_min: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """Stop all tasks of one name after ``failures`` paid failures that are ``ratio`` or more of its runs, for
+    ``cooldown`` (such as `15m`); then one canary decides."""
+
+    failures: int = 20
+    ratio: float = 0.8
+    cooldown: str = "15m"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPolicy:
+    """The options of `llm_task`, understood. The values here are those of a decorated task that names none.
+
+    Money is nano-USD, times are milliseconds; None means no such rule, except for ``max_paid_attempts`` (see
+    :meth:`paid_attempts`). ``decorated`` says that the task has a policy of its own, and so is asked for before its
+    body. ``enforced`` are the rules that stop, ``chosen`` the options that somebody wrote.
+    """
+
+    team: str | None = None
+    env: str | None = None
+    feature: str | None = None
+    max_paid_attempts: int | None = None
+    max_redeliveries: int | None = 2
+    max_calls: int | None = 500
+    budget: int | None = 5 * USD
+    tree_budget: int | None = 50 * USD
+    max_tree_calls: int | None = 2_000
+    max_tree_tasks: int | None = 1_000
+    max_depth: int | None = 25
+    identical_prompts: int | None = 6
+    retry_budget: RetryTerms | None = RetryTerms(200_000, 10)  # noqa: RUF009  a NamedTuple: immutable
+    breaker: BreakerTerms | None = BreakerTerms(20, 800_000, 900_000)  # noqa: RUF009  likewise
+    duplicates: Duplicates = "defer"
+    on_abort: OnAbort = "fail"
+    on_unavailable: OnUnavailable = "local"
+    max_runtime: int | None = 1_800_000
+    mode: Literal["enforce", "warn", "off"] = "enforce"
+    decorated: bool = True
+    enforced: frozenset[str] = RULES
+    chosen: frozenset[str] = frozenset()
+
+    def paid_attempts(self, max_retries: int | None) -> int:
+        """How often a task may be paid for without success. By default as often as the task itself allows retries, so
+        that it is never stopped earlier, and four times at least; ``max_retries`` of None, for ever, counts as four."""
+        if self.max_paid_attempts is not None:
+            return self.max_paid_attempts
+        return FEWEST_ATTEMPTS if max_retries is None else max(FEWEST_ATTEMPTS, max_retries + 1)
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """One running body of one task in this process, shared by the threads and coroutines that it starts.
+
+    ``key`` is what all runs of the task share, ``run_id`` names this one. ``entrance`` is the move that the first call
+    asks before anything else, for a task that was not asked for before its body; ``entered`` says that the store knows
+    of the run. ``calls`` counts calls that were let through, ``refusals`` those that no waiting mends, ``spent_nano``
+    what the calls cost. ``paid`` says that one of them was billed, or may have been. ``trip`` is what stopped it:
+    set once, from any thread. ``ended`` says that the body is over; ``warned`` are the rules it was warned about.
+    """
+
+    policy: TaskPolicy
+    name: str
+    task_id: str
+    key: str
+    run_id: str
+    tree_id: str
+    depth: int = 0
+    entrance: Enter | None = None
+    entered: bool = False
+    calls: int = 0
+    refusals: int = 0
+    spent_nano: int = 0
+    paid: bool = False
+    trip: TripNote | None = None
+    ended: bool = False
+    warned: set[str] = field(default_factory=set)
+
+    @property
+    def trip_names(self) -> tuple[str, str, str]:
+        """The trips that stop this run: its task's, its tree's, and that of its name."""
+        return (f"task:{self.key}", f"tree:{self.tree_id}", f"name:{self.name}")
