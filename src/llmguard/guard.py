@@ -56,6 +56,8 @@ class Guard:
         self.config = source if isinstance(source, Config) else load(source)
         self.catalog = Catalog(self.config.origins, self.config.overrides)
         self.routing = build_routing(self.config)
+        self.kept: dict[type[object], object] = {}
+        """What each kind of door keeps with this guard."""
         self._process: ProcessService | None = None
         self._lock = threading.Lock()
         self._forgetter = Forgetter(self._forget)
@@ -159,7 +161,8 @@ class Guard:
         config = self.config
         planner = Planner(config.budget_rules, config.limit_rules)
         policy = QuotaPolicy(owner, lru_cache(4096)(own_budget), clamp=config.clamp)
-        route = Route(self.routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
+        routing = build_routing(config, inside=True) if inside else self.routing
+        route = Route(routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
         first = Attributed() if inside else Authn(self.signer())
         return (first, route, Tenancy(), Quota(planner, policy), Meter(self.catalog))
 

@@ -9,7 +9,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PrivateAttr
 
 from llmguard.config.rules import Alias, Budget, Limit, PriceOverride
-from llmguard.config.sections import OnDisconnect, Provider, SecretKeys, Section, Server, SpoolFiles, Streams, written
+from llmguard.config.sections import (
+    WELL_KNOWN,
+    OnDisconnect,
+    Provider,
+    SecretKeys,
+    Section,
+    Server,
+    SpoolFiles,
+    Streams,
+    written,
+)
 from llmguard.config.types import Flag, Name, Url
 from llmguard.config.watch import Alert, Runaway
 from llmguard.core.call import UNATTRIBUTED
@@ -111,8 +121,21 @@ class Config(Section):
 
     @property
     def origins(self) -> dict[str, Origin]:
-        """Every provider as :class:`llmguard.pricing.Catalog` takes it."""
-        return {name: Origin(provider.dialect, provider.address) for name, provider in self.providers.items()}
+        """Every reachable provider as :class:`llmguard.pricing.Catalog` takes it."""
+        return {name: Origin(provider.dialect, provider.address) for name, provider in self.reachable.items()}
+
+    @property
+    def reachable(self) -> dict[str, Provider]:
+        """The configured providers, and the well-known ones that code inside a process may call all the same.
+
+        Where a configured provider has the name of a well-known one but another address, the latter is `…-direct`.
+        """
+        providers = dict(self.providers)
+        addresses = {provider.address for provider in self.providers.values()}
+        for name, provider in WELL_KNOWN.items():
+            if provider.address not in addresses:
+                providers[f"{name}-direct" if name in providers else name] = provider
+        return providers
 
     @property
     def overrides(self) -> tuple[Override, ...]:

@@ -138,6 +138,15 @@ BASE_URLS: Mapping[str, str] = {
     "gemini": "https://generativelanguage.googleapis.com",
 }
 
+WELL_KNOWN: Mapping[str, Provider] = {
+    "openai": Provider(dialect="openai"),
+    "anthropic": Provider(dialect="anthropic"),
+    "gemini": Provider(dialect="gemini"),
+    "azure": Provider(dialect="openai", base_url=written("https://*.openai.azure.com")),
+    "vertex": Provider(dialect="gemini", base_url=written("https://*aiplatform.googleapis.com")),
+}
+"""Where the official SDKs go by themselves, and the names by which that is known where no provider is configured."""
+
 
 class Streams(Section):
     """What happens to running streams."""

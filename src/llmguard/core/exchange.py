@@ -49,6 +49,7 @@ _MOVES: dict[tuple[State, str], State] = {
     (State.NEW, "close"): State.CLOSED,
     (State.ADMITTED, "dispatch"): State.SENT,
     (State.ADMITTED, "close"): State.CLOSED,
+    (State.SENT, "recall"): State.ADMITTED,
     (State.SENT, "answer"): State.ANSWERED,
     (State.SENT, "close"): State.CLOSED,
     (State.ANSWERED, "close"): State.CLOSED,
@@ -202,6 +203,10 @@ class Exchange:
         """The record that must be written before the first byte goes upstream."""
         self._move("dispatch")
         return Spool(SentRecord(self.event_id, self.attempt_id))
+
+    def recall(self) -> None:
+        """It has turned out that not a byte went upstream: as if the call had never been dispatched."""
+        self._move("recall")
 
     def answer(self, status: int, now: int) -> Reader:
         """The reply's head has arrived; its bytes go through the reader (see :meth:`feed`)."""

@@ -17,11 +17,12 @@ def build_upstreams(config: Config) -> dict[str, Upstream]:
     return {name: _upstream(name, provider) for name, provider in config.providers.items()}
 
 
-def build_routing(config: Config) -> routing.Routing:
-    """Names to targets."""
+def build_routing(config: Config, *, inside: bool = False) -> routing.Routing:
+    """Names to targets; for calls from ``inside`` a process, which say themselves where they go, all that can be
+    reached."""
     providers = {
         name: routing.Provider(provider.dialect, provider.default, provider.passthrough)
-        for name, provider in config.providers.items()
+        for name, provider in (config.reachable if inside else config.providers).items()
     }
     aliases = {name: (alias.target.provider, alias.target.model) for name, alias in config.models.items()}
     return routing.Routing(providers, aliases)

@@ -61,7 +61,7 @@ class Meter:
         if reported is not None and (ending is Ending.DONE or (reader is not None and reader.finished)):
             x.usage, x.source = reported, Source.PROVIDER
             x.cost = x.quote.price.cost(reported)
-        elif x.status >= 400:
+        elif x.status >= 300:  # nothing was generated: an error, or a word that it is to be had elsewhere
             x.usage, x.source, x.cost = Usage(), Source.PROVIDER, _NOTHING
         else:
             x.usage = yield from _estimated(x, ending)
