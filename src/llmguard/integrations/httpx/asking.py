@@ -1,0 +1,85 @@
+"""From a client's request to a call, and back to the request that goes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmguard.core.call import Call, Request
+from llmguard.core.ports import Dialect
+from llmguard.integrations.httpx.libraries import Library
+from llmguard.integrations.httpx.places import Place
+from llmguard.providers import registry
+from llmguard.providers.objects import bind
+from llmguard.providers.routes import Op, Route, RouteTable, spoken_family
+
+_OWN = "x-llmguard-"
+_SIGNED = "aws4-"
+MARK = "llmguard"
+"""The extension of a request that is on its way through a door already."""
+
+
+class Passage:
+    """Marks a request for as long as it is on its way through a door, so that no second one stops it."""
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = True
+
+
+def on_its_way(request: Any) -> bool:
+    """Whether another door has let this request through and still waits for its reply."""
+    passage = request.extensions.get(MARK)
+    return isinstance(passage, Passage) and passage.open
+
+
+def is_signed(request: Any) -> bool:
+    """Whether the request carries a signature of its headers and body (AWS SigV4), which any edit would break."""
+    return bool(request.headers.get("authorization", "").lower().startswith(_SIGNED))
+
+
+def find_route(routes: RouteTable, place: Place, request: Any) -> Route | None:
+    """The route of a request to a provider, None where it can cost nothing: lists of models, reads of what lies there.
+
+    The provider's key is the application's own, so whatever lies there is its own, too.
+    """
+    path = request.url.raw_path.partition(b"?")[0].decode("ascii")
+    rest = path[len(place.base) :] if path.startswith(place.base) else path
+    route = routes.match(request.method, f"/{place.provider}{rest}", spoken_family(request.headers))
+    if route is None or route.op is Op.MODELS or (route.op is Op.FORBIDDEN and request.method != "POST"):
+        return None
+    return route
+
+
+def understand(request: Any, body: bytes, route: Route) -> tuple[Call, Dialect]:
+    """The call that a request makes. Raises :class:`llmguard.errors.BadCall`."""
+    dialect = dialect_of(route)
+    query = request.url.query.decode("ascii")
+    headers = dict(request.headers.items())
+    asked = Request(request.method, route.path, query, headers, body)
+    call = bind(dialect.parse(asked, route.endpoint, route.model), route)
+    call.reads, call.deletes = (), None
+    return call, dialect
+
+
+def dialect_of(route: Route) -> Dialect:
+    """The dialect in which a route is spoken."""
+    return registry.dialect(route.dialect, route.family)
+
+
+def outgoing(library: Library, request: Any, body: bytes, passage: Passage) -> Any:
+    """A copy of the request that carries ``body``, asks for a reply that is not compressed, and says nothing of us.
+
+    Usage is read from the bytes that pass, and what the application says to the guard is no provider's business.
+    """
+    headers = request.headers.copy()
+    for name in [name for name in headers if name.startswith(_OWN)]:
+        del headers[name]
+    headers["accept-encoding"] = "identity"
+    if body:
+        headers.pop("transfer-encoding", None)
+        headers["content-length"] = str(len(body))
+    extensions = {**request.extensions, MARK: passage}
+    return library.module.Request(
+        request.method, request.url, headers=headers, content=body or None, extensions=extensions
+    )

@@ -1,0 +1,149 @@
+"""The way of a request through a guarded client: decide, forward, read along, record, hand on.
+
+Written once as a generator of waits (:mod:`.waits`); :meth:`Door.send` and :meth:`Door.asend` are its two twins. What
+:mod:`llmguard.forward.relay` does for callers on the network, this does for code inside the process, with the client's
+own transport and the provider's key that the application has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from llmguard.core.call import Caller
+from llmguard.core.decision import Refuse
+from llmguard.core.exchange import Pipeline
+from llmguard.core.signed import Signer
+from llmguard.errors import BadCall
+from llmguard.guard import Guard
+from llmguard.integrations.httpx import asking
+from llmguard.integrations.httpx.gateway import to_gateway
+from llmguard.integrations.httpx.guarding import Guarded, told
+from llmguard.integrations.httpx.inside import Inside
+from llmguard.integrations.httpx.libraries import Library
+from llmguard.integrations.httpx.places import GATEWAY, Place, Places
+from llmguard.integrations.httpx.waits import Awaiting, Blocking, Body, Flow, Forward
+from llmguard.providers.routes import RouteTable
+from llmguard.runtime.context import current
+from llmguard.runtime.ids import uuid7
+
+Words = Mapping[str, str]
+"""What a client says of its calls where their context does not: `team`, `env`, `feature`, `end_user`."""
+
+_CALLS = (
+    "/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/messages",
+    ":generateContent",
+    ":streamGenerateContent",
+)
+"""What the paths of LLM calls end with, whoever serves them."""
+_ELSEWHERE = 100
+
+
+class Door:
+    """The way through one guard. Does no I/O before the first request that goes through."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        providers = guard.config.reachable
+        self._places = Places(providers, guard.config.gateway)
+        self._routes = RouteTable({name: provider.dialect for name, provider in providers.items() if provider.address})
+        self._elsewhere: dict[str, None] = {}
+        self._made: Inside | None = None
+        self._signer: Signer | None = None
+
+    def place_of(self, request: Any) -> Place | None:
+        """Where a request goes that must go through here; None for one that passes as it is."""
+        if asking.on_its_way(request):
+            return None
+        place = self._places.find(request.url)
+        if place is None:
+            self._note_elsewhere(request)
+            return None
+        return None if asking.is_signed(request) else place
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where calls are guarded, in words."""
+        return self._places.words
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Origins of requests that looked like LLM calls and passed as they were."""
+        return tuple(self._elsewhere)
+
+    def _note_elsewhere(self, request: Any) -> None:
+        if request.method == "POST" and request.url.path.endswith(_CALLS) and len(self._elsewhere) < _ELSEWHERE:
+            self._elsewhere[f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"] = None
+
+    def send(self, library: Library, place: Place, forward: Callable[[Any], Any], request: Any, words: Words) -> Any:
+        """Take a request through. ``forward`` sends one and returns the response, its body not read.
+
+        Raises what ``forward`` raises, and :class:`llmguard.errors.TaskAborted`.
+        """
+        return Blocking(forward).drive(self._way(library, place, request, words))
+
+    async def asend(
+        self, library: Library, place: Place, forward: Callable[[Any], Awaitable[Any]], request: Any, words: Words
+    ) -> Any:
+        """The asynchronous twin of :meth:`send`."""
+        return await Awaiting(forward).drive(self._way(library, place, request, words))
+
+    def _way(self, library: Library, place: Place, request: Any, words: Words) -> Flow[Any]:
+        passage = asking.Passage()
+        caller = _caller(words)
+        try:
+            if place is GATEWAY:
+                request.extensions = {**request.extensions, asking.MARK: passage}
+                return (yield from to_gateway(library, self._inside(), self._sign(), request, caller))
+            return (yield from self._to_provider(library, place, request, caller, passage))
+        finally:
+            passage.open = False
+
+    def _to_provider(
+        self, library: Library, place: Place, request: Any, caller: Caller, passage: asking.Passage
+    ) -> Flow[Any]:
+        route = asking.find_route(self._routes, place, request)
+        if route is None:
+            return (yield Forward(request))
+        body = yield Body(request)
+        try:
+            call, dialect = asking.understand(request, body, route)
+        except BadCall as bad:
+            refuse = Refuse(bad.code, bad.status, bad.message, param=bad.param)
+            return told(library, request, asking.dialect_of(route), refuse, uuid7())
+        kind = (place.provider, call.model, caller.team, caller.feature)
+        return (yield from Guarded(library, self._inside(), request, caller, kind).way(call, dialect, passage))
+
+    def _inside(self) -> Inside:
+        """What belongs to this process: made anew in a forked child, and after the guard was closed."""
+        service, made = self._guard.process(), self._made
+        if made is None or made.service is not service:
+            stages = self._guard.stages(service.owner, inside=True)
+            made = self._made = Inside(service, Pipeline(stages))
+        return made
+
+    def _sign(self) -> Signer:
+        if self._signer is None:
+            self._signer = self._guard.signer()
+        return self._signer
+
+
+def door_of(guard: Guard) -> Door:
+    """The guard's door: all its clients share one, so that they share what this process knows of its limits."""
+    door = guard.kept.get(Door)
+    if not isinstance(door, Door):
+        door = guard.kept.setdefault(Door, Door(guard))
+    assert isinstance(door, Door)
+    return door
+
+
+def _caller(words: Words) -> Caller:
+    """Who calls: what the context says, and where it says nothing, the client."""
+    caller = current()
+    missing: dict[str, Any] = {name: word for name, word in words.items() if getattr(caller, name) is None}
+    return replace(caller, **missing) if missing else caller

@@ -1,0 +1,83 @@
+"""Where a request goes: to a provider, to our own gateway, or to somebody who is no business of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from llmguard.config import Provider
+
+Address = tuple[str, str, int]
+"""Scheme, host and port."""
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A provider at an origin. ``base`` is the path of its base URL: empty, or with a slash before and none after."""
+
+    provider: str
+    family: str
+    base: str
+
+
+GATEWAY = Place("", "", "")
+"""Our own proxy: it does everything itself, and only has to hear who calls."""
+
+
+class Places:
+    """Finds the place of a URL. ``providers`` are all that may be called, ``gateway`` is the proxy's origin.
+
+    Where several providers share an origin, the one with the longest base path that fits is meant.
+    """
+
+    def __init__(self, providers: Mapping[str, Provider], gateway: str | None = None) -> None:
+        self._places: dict[Address, list[Place]] = {}
+        self._suffixes: list[tuple[str, Place]] = []
+        for name, provider in providers.items():
+            if provider.address is not None:
+                self._add(name, provider.dialect, provider.address)
+        if gateway is not None:
+            self._places[_address(gateway)[0]] = [GATEWAY]
+
+    def _add(self, name: str, family: str, url: str) -> None:
+        address, path = _address(url)
+        place = Place(name, family, path)
+        if address[1].startswith("*"):
+            self._suffixes.append((address[1][1:], place))
+            return
+        places = self._places.setdefault(address, [])
+        places.append(place)
+        places.sort(key=lambda place: -len(place.base))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Every place, in words: `https://api.openai.com (openai)`."""
+        exact = [
+            f"{scheme}://{host}:{port} ({place.provider or 'our gateway: signed only'})"
+            for (scheme, host, port), places in self._places.items()
+            for place in places
+        ]
+        return (*exact, *(f"https://*{suffix} ({place.provider})" for suffix, place in self._suffixes))
+
+    def find(self, url: Any) -> Place | None:
+        """The place of an httpx URL, None where it is none of ours."""
+        found = self._places.get((url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0)))
+        if found is not None:
+            path = url.path
+            for place in found:
+                if path.startswith(place.base) and path[len(place.base) :][:1] in ("", "/"):
+                    return place
+            return found[-1]
+        for suffix, place in self._suffixes:
+            if url.host.endswith(suffix) and url.scheme == "https":
+                return place
+        return None
+
+
+def _address(url: str) -> tuple[Address, str]:
+    parts = urlsplit(url)
+    return (parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)), parts.path.rstrip("/")
