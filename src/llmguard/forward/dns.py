@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
@@ -55,7 +56,15 @@ async def resolve(host: str, port: int, *, internal: bool) -> list[Endpoint]:
     Raises AddressRefused when none is left, socket.gaierror when the name cannot be resolved.
     """
     loop = asyncio.get_running_loop()
-    answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return _allowed(host, await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), internal=internal)
+
+
+def resolve_now(host: str, port: int, *, internal: bool) -> list[Endpoint]:
+    """The same for threads."""
+    return _allowed(host, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), internal=internal)
+
+
+def _allowed(host: str, answers: Sequence[tuple[Any, ...]], *, internal: bool) -> list[Endpoint]:
     endpoints: list[Endpoint] = []
     for family, _, _, _, address in answers:
         if internal or is_public(ip_address(address[0])):

@@ -32,8 +32,50 @@ def random_id(prefix: str) -> str:
     return prefix + uuid.uuid4().hex
 
 
-class SandboxEngine:
-    """Answers requests itself. Stored objects live as long as the engine.
+class SandboxCore:
+    """What both engines of the sandbox share: answers, faults, and stored objects that live as long as the engine."""
+
+    def __init__(self, faults: SandboxFaults | None = None, *, new_id: Callable[[str], str] = random_id) -> None:
+        self.faults = faults or SandboxFaults()
+        self._new_id = new_id
+        self._shelf = Shelf()
+        self._errors_owed = 0.0
+
+    def answer(self, request: Outgoing) -> Answer:
+        """The answer to a request, a fault that is due included."""
+        path, _, query = request.target.decode("latin-1").partition("?")
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.headers}
+        fail = self._next_error() if request.method == "POST" else None
+        now = int(time.time())
+        return respond(Ask(request.method, path, query, headers, request.body, self._new_id, now, self._shelf, fail))
+
+    def latency_ms(self, answer: Answer) -> int:
+        """How long its head takes."""
+        return self.faults.latency_ms + answer.behaviour.latency_ms
+
+    def interval_ms(self, answer: Answer) -> int:
+        """How long each of its pieces after the first takes."""
+        return self.faults.chunk_interval_ms + answer.behaviour.interval_ms if answer.streams else 0
+
+    def _next_error(self) -> int | None:
+        self._errors_owed += self.faults.error_rate
+        if self._errors_owed < 1:
+            return None
+        self._errors_owed -= 1
+        return self.faults.error_status
+
+
+def pieces_of(answer: Answer) -> list[bytes]:
+    """What is sent of an answer's pieces: of a truncated one, up to the middle of its middle piece."""
+    if not answer.behaviour.truncate:
+        return answer.pieces
+    middle = len(answer.pieces) // 2
+    half = answer.pieces[middle][: len(answer.pieces[middle]) // 2]
+    return [*answer.pieces[:middle], half] if half else answer.pieces[:middle]
+
+
+class SandboxEngine(SandboxCore):
+    """Answers requests itself.
 
     ``read_timeout`` is the seconds after which a model that never answers counts as timed out.
     """
@@ -45,11 +87,8 @@ class SandboxEngine:
         read_timeout: float = 600.0,
         new_id: Callable[[str], str] = random_id,
     ) -> None:
-        self._faults = faults or SandboxFaults()
+        super().__init__(faults, new_id=new_id)
         self._read_timeout = read_timeout
-        self._new_id = new_id
-        self._shelf = Shelf()
-        self._errors_owed = 0.0
         self._waiting: set[asyncio.Future[None]] = set()
         self._closed = False
 
@@ -58,13 +97,12 @@ class SandboxEngine:
         if self._closed:
             raise UpstreamError("the sandbox is closed", sent=False)
         request.before_send()
-        answer = respond(self._ask(request))
-        await self.pause(self._faults.latency_ms + answer.behaviour.latency_ms)
+        answer = self.answer(request)
+        await self.pause(self.latency_ms(answer))
         if answer.behaviour.hang:
             await self.pause(self._read_timeout * 1000)
             raise UpstreamError("the sandbox did not answer in time", sent=True, status=504)
-        interval = self._faults.chunk_interval_ms + answer.behaviour.interval_ms if answer.streams else 0
-        reply = SandboxReply(self, answer, interval)
+        reply = SandboxReply(self, answer, self.interval_ms(answer))
         if request.hold_up_to and sum(map(len, answer.pieces)) <= request.hold_up_to:
             reply.body = await reply.read()
         return reply
@@ -92,20 +130,6 @@ class SandboxEngine:
             timer.cancel()
             self._waiting.discard(waiter)
 
-    def _ask(self, request: Outgoing) -> Ask:
-        path, _, query = request.target.decode("latin-1").partition("?")
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.headers}
-        fail = self._next_error() if request.method == "POST" else None
-        now = int(time.time())
-        return Ask(request.method, path, query, headers, request.body, self._new_id, now, self._shelf, fail)
-
-    def _next_error(self) -> int | None:
-        self._errors_owed += self._faults.error_rate
-        if self._errors_owed < 1:
-            return None
-        self._errors_owed -= 1
-        return self._faults.error_status
-
 
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
@@ -120,12 +144,8 @@ class SandboxReply:
         self.headers: Headers = answer.headers
         self.body: bytes | None = None
         self._engine = engine
-        self._pieces = answer.pieces
+        self._pieces = pieces_of(answer)
         self._torn = answer.behaviour.truncate
-        if self._torn:
-            middle = len(answer.pieces) // 2
-            half = answer.pieces[middle][: len(answer.pieces[middle]) // 2]
-            self._pieces = [*answer.pieces[:middle], half] if half else answer.pieces[:middle]
         self._interval_ms = interval_ms
         self._at = 0
 

@@ -1,0 +1,1 @@
+"""The forwarding path for threads: the same framing, rules and relay as for asyncio, on blocking calls."""
