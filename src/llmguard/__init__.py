@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmguard.errors import ConfigError, GuardUnavailable, LLMGuardError
     from llmguard.guard import Guard, configure, get_guard
+    from llmguard.integrations.httpx import (
+        Refusal,
+        Report,
+        async_http_client,
+        http_client,
+        instrument,
+        refusal,
+        uninstrument,
+    )
     from llmguard.runtime.context import checkpoint, context
 
 __all__ = [
@@ -18,10 +27,17 @@ __all__ = [
     "Guard",
     "GuardUnavailable",
     "LLMGuardError",
+    "Refusal",
+    "Report",
+    "async_http_client",
     "checkpoint",
     "configure",
     "context",
     "get_guard",
+    "http_client",
+    "instrument",
+    "refusal",
+    "uninstrument",
 ]
 
 _HOMES = {
@@ -29,10 +45,17 @@ _HOMES = {
     "Guard": "llmguard.guard",
     "GuardUnavailable": "llmguard.errors",
     "LLMGuardError": "llmguard.errors",
+    "Refusal": "llmguard.integrations.httpx",
+    "Report": "llmguard.integrations.httpx",
+    "async_http_client": "llmguard.integrations.httpx",
     "checkpoint": "llmguard.runtime.context",
     "configure": "llmguard.guard",
     "context": "llmguard.runtime.context",
     "get_guard": "llmguard.guard",
+    "http_client": "llmguard.integrations.httpx",
+    "instrument": "llmguard.integrations.httpx",
+    "refusal": "llmguard.integrations.httpx",
+    "uninstrument": "llmguard.integrations.httpx",
 }
 
 
