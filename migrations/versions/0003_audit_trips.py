@@ -46,7 +46,7 @@ def _trips() -> None:
         *_numbers("at"),
         *_texts("scope", "name", "rule"),
         *_numbers("allowed", "seen"),
-        *_texts("org", "team", "env", "feature"),
+        *_texts("unit", "org", "team", "env", "feature"),
         *_texts("task", "task_id", "tree_id", nullable=True),
         *_numbers("cost_nano"),
         *_numbers("reset_at", nullable=True),

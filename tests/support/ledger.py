@@ -138,6 +138,7 @@ def trip(**changes: Any) -> TripRow:
         "rule": "paid_attempts",
         "allowed": 4,
         "seen": 4,
+        "unit": "attempts",
         "org": "default",
         "team": "growth",
         "env": "prod",

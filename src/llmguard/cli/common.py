@@ -49,6 +49,19 @@ def open_ledger(guard: Guard) -> Iterator[Ledger]:
         ledger.close()
 
 
+def actor() -> str:
+    """Who runs this command, as the audit trail names them: `user@host`."""
+    import getpass
+    import os
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
 def read_option(option: str, read: Callable[[str], T], text: str) -> T:
     """An option's value in the grammar of the configuration; what is wrong with it is a usage error."""
     from llmguard.config.units import Wrong

@@ -15,6 +15,7 @@ import typer
 from llmguard.cli.common import (
     ConfigOption,
     JsonOption,
+    actor,
     moment,
     open_guard,
     open_ledger,
@@ -57,7 +58,7 @@ def create(
         read_option("--budget", lambda text: own_budget("new", text), budget)
     ends = None if expires is None else now_ms() + read_option("--expires", duration, expires)
     with open_ledger(open_guard(config)) as ledger:
-        key, text = ledger.keys.create(team, env, feature, expires_at=ends, budget=budget)
+        key, text = ledger.keys.create(team, env, feature, expires_at=ends, budget=budget, actor=actor())
     _show(key, text, as_json)
 
 
@@ -90,7 +91,7 @@ def rotate(
 
     grace_ms = read_option("--grace", duration, grace)
     with open_ledger(open_guard(config)) as ledger, _known(key_id):
-        key, text = ledger.keys.rotate(key_id, grace_ms=grace_ms)
+        key, text = ledger.keys.rotate(key_id, grace_ms=grace_ms, actor=actor())
     _show(key, text, as_json)
 
 
@@ -101,7 +102,7 @@ def revoke(key_id: _KeyId, config: ConfigOption = None, as_json: JsonOption = Fa
     Every process hears of it within a second.
     """
     with open_ledger(open_guard(config)) as ledger, _known(key_id):
-        key = ledger.keys.revoke(key_id)
+        key = ledger.keys.revoke(key_id, actor=actor())
     if as_json:
         print_json(_row(key))
     else:

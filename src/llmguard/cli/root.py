@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from llmguard.cli import budgets, configuration, doctor, keys, migrate, objects, report, serve
+from llmguard.cli import (
+    alerts,
+    audit,
+    budgets,
+    configuration,
+    dlq,
+    doctor,
+    keys,
+    migrate,
+    objects,
+    report,
+    serve,
+    trips,
+)
 from llmguard.cli.common import say
 from llmguard.errors import ConfigError, LedgerUnavailable, LLMGuardError, StoreUnavailable
 
@@ -79,6 +92,10 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(budgets.app, name="budgets")
 report.register(app)
 app.add_typer(objects.app, name="objects")
+app.add_typer(trips.app, name="trips")
+app.add_typer(dlq.app, name="dlq")
+app.add_typer(audit.app, name="audit")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(configuration.app, name="config")
 
 

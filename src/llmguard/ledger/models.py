@@ -186,6 +186,7 @@ trips = _table(
     *(sa.Column(name, sa.Text, nullable=False) for name in ("scope", "name", "rule")),
     sa.Column("allowed", sa.BigInteger, nullable=False),
     sa.Column("seen", sa.BigInteger, nullable=False),
+    sa.Column("unit", sa.Text, nullable=False),
     *(sa.Column(name, sa.Text, nullable=False) for name in ("org", "team", "env", "feature")),
     *(sa.Column(name, sa.Text) for name in ("task", "task_id", "tree_id")),
     sa.Column("cost_nano", sa.BigInteger, nullable=False),

@@ -19,8 +19,8 @@ class TripRow:
     """One trip.
 
     ``name`` is what the quota store calls it; ``scope`` is `task`, `tree`, `name` or `feature`. ``allowed`` and
-    ``seen`` are in the rule's unit (nano-USD for money). Times are epoch milliseconds; ``reset_at`` is None while the
-    trip holds.
+    ``seen`` are in ``unit``; that of money is `usd`, and its amounts are nano-USD. Times are epoch milliseconds;
+    ``reset_at`` is None while the trip holds.
     """
 
     id: str
@@ -30,6 +30,7 @@ class TripRow:
     rule: str
     allowed: int
     seen: int
+    unit: str
     org: str
     team: str
     env: str
@@ -48,6 +49,7 @@ _DETAILS = (
     "rule",
     "allowed",
     "seen",
+    "unit",
     "team",
     "env",
     "feature",

@@ -92,6 +92,7 @@ class Notices:
             note.rule,
             note.limit,
             note.seen,
+            note.unit,
             note.org,
             note.team,
             note.env,

@@ -19,7 +19,7 @@ CREATE TABLE llmguard_audit (
 
 ;
 INSERT INTO "llmguard_audit" VALUES(1,1790000100000,'alice@host','key.create','k1','{"budget":"$5/day","team":"search"}','','b6d37a77da7d3a24bc2b81e442f482ec09c2a85b9d839850bf05c2e05eaac7a2');
-INSERT INTO "llmguard_audit" VALUES(2,1790000100000,'process 1-aa','trip','task:t1:0','{"allowed":4,"cost_nano":12345678,"env":"prod","feature":"chat","id":"01a0c451-f2a0-7aaa-9e2f-eb89414c343c","rule":"paid_attempts","scope":"task","seen":4,"task":"app.summarise","task_id":"t1","team":"search","tree_id":"t1"}','b6d37a77da7d3a24bc2b81e442f482ec09c2a85b9d839850bf05c2e05eaac7a2','93a239b932d71c657799eb382f2f5a2e51b57866ca66ca308b8257ea0178f393');
+INSERT INTO "llmguard_audit" VALUES(2,1790000100000,'process 1-aa','trip','task:t1:0','{"allowed":4,"cost_nano":12345678,"env":"prod","feature":"chat","id":"01a0c451-f2a0-7aaa-9e2f-eb89414c343c","rule":"paid_attempts","scope":"task","seen":4,"task":"app.summarise","task_id":"t1","team":"search","tree_id":"t1","unit":"attempts"}','b6d37a77da7d3a24bc2b81e442f482ec09c2a85b9d839850bf05c2e05eaac7a2','700b3da676562faf32a1f74110bf1653a0edb11c9a0f94413b0d4ac19ded1c8b');
 CREATE TABLE llmguard_audit_head (
 	id SMALLINT NOT NULL, 
 	seq BIGINT NOT NULL, 
@@ -30,7 +30,7 @@ CREATE TABLE llmguard_audit_head (
  WITHOUT ROWID
 
 ;
-INSERT INTO "llmguard_audit_head" VALUES(0,2,'93a239b932d71c657799eb382f2f5a2e51b57866ca66ca308b8257ea0178f393','e6e2fe203fb49c213a4673372d958e38bebfee1c9b026d2f9403635550983e6e');
+INSERT INTO "llmguard_audit_head" VALUES(0,2,'700b3da676562faf32a1f74110bf1653a0edb11c9a0f94413b0d4ac19ded1c8b','8606021c1329ea1837837f6f7c42edf0c7bd05e6fabd72e8072e91df50bd8a59');
 CREATE TABLE llmguard_dead_letters (
 	id TEXT NOT NULL, 
 	at BIGINT NOT NULL, 
@@ -201,6 +201,7 @@ CREATE TABLE llmguard_trips (
 	rule TEXT NOT NULL, 
 	allowed BIGINT NOT NULL, 
 	seen BIGINT NOT NULL, 
+	unit TEXT NOT NULL, 
 	org TEXT NOT NULL, 
 	team TEXT NOT NULL, 
 	env TEXT NOT NULL, 
@@ -216,7 +217,7 @@ CREATE TABLE llmguard_trips (
  WITHOUT ROWID
 
 ;
-INSERT INTO "llmguard_trips" VALUES('01a0c451-f2a0-7aaa-9e2f-eb89414c343c',1790000100000,'task','task:t1:0','paid_attempts',4,4,'default','search','prod','chat','app.summarise','t1','t1',12345678,NULL,NULL);
+INSERT INTO "llmguard_trips" VALUES('01a0c451-f2a0-7aaa-9e2f-eb89414c343c',1790000100000,'task','task:t1:0','paid_attempts',4,4,'attempts','default','search','prod','chat','app.summarise','t1','t1',12345678,NULL,NULL);
 CREATE TABLE llmguard_versions (
 	name TEXT NOT NULL, 
 	value BIGINT NOT NULL, 
