@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llmguard.integrations.httpx.clients import async_http_client, http_client
-from llmguard.integrations.httpx.instrument import Report, instrument, uninstrument
-from llmguard.integrations.httpx.refusal import Refusal, refusal
+from llmguard.integrations.httpx.patching import Report, instrument, uninstrument
+from llmguard.integrations.httpx.refusals import Refusal, refusal
 from llmguard.integrations.httpx.transports import async_transport, transport
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llmguard.core.call import Call, Request
@@ -38,17 +39,28 @@ def is_signed(request: Any) -> bool:
     return bool(request.headers.get("authorization", "").lower().startswith(_SIGNED))
 
 
-def find_route(routes: RouteTable, place: Place, request: Any) -> Route | None:
+def find_route(routes: RouteTable, places: Sequence[Place], request: Any) -> Route | None:
     """The route of a request to a provider, None where it can cost nothing: lists of models, reads of what lies there.
 
-    The provider's key is the application's own, so whatever lies there is its own, too.
+    The provider's key is the application's own, so whatever lies there is its own, too. Of several providers at one
+    address the one is meant in whose family the request is written.
     """
-    path = request.url.raw_path.partition(b"?")[0].decode("ascii")
-    rest = path[len(place.base) :] if path.startswith(place.base) else path
-    route = routes.match(request.method, f"/{place.provider}{rest}", spoken_family(request.headers))
+    found = [_route(routes, place, request) for place in places]
+    own = [route for route, place in zip(found, places, strict=True) if route is not None and _is_own(route, place)]
+    route = own[0] if own else found[0]
     if route is None or route.op is Op.MODELS or (route.op is Op.FORBIDDEN and request.method != "POST"):
         return None
     return route
+
+
+def _route(routes: RouteTable, place: Place, request: Any) -> Route | None:
+    path = request.url.raw_path.partition(b"?")[0].decode("ascii")
+    rest = path[len(place.base) :] if path.startswith(place.base) else path
+    return routes.match(request.method, f"/{place.provider}{rest}", spoken_family(request.headers))
+
+
+def _is_own(route: Route, place: Place) -> bool:
+    return route.family == place.family and route.op not in (Op.PASSTHROUGH, Op.FORBIDDEN)
 
 
 def understand(request: Any, body: bytes, route: Route) -> tuple[Call, Dialect]:

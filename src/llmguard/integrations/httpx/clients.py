@@ -50,10 +50,10 @@ def send(
     options: dict[str, Any],
 ) -> Any:
     """Send with a client's own ``plain`` method, through the door where the request has to."""
-    place = door.place_of(request)
-    if place is None:
+    places = door.places_of(request)
+    if not places:
         return plain(request, stream=stream, **options)
-    response = door.send(library, place, partial(plain, stream=True, **options), request, words)
+    response = door.send(library, places, partial(plain, stream=True, **options), request, words)
     if not stream:
         try:
             response.read()
@@ -73,10 +73,10 @@ async def asend(
     options: dict[str, Any],
 ) -> Any:
     """The asynchronous twin of :func:`send`."""
-    place = door.place_of(request)
-    if place is None:
+    places = door.places_of(request)
+    if not places:
         return await plain(request, stream=stream, **options)
-    response = await door.asend(library, place, partial(plain, stream=True, **options), request, words)
+    response = await door.asend(library, places, partial(plain, stream=True, **options), request, words)
     if not stream:
         try:
             await response.aread()

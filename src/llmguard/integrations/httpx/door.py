@@ -7,7 +7,7 @@ own transport and the provider's key that the application has.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,15 +56,14 @@ class Door:
         self._made: Inside | None = None
         self._signer: Signer | None = None
 
-    def place_of(self, request: Any) -> Place | None:
-        """Where a request goes that must go through here; None for one that passes as it is."""
+    def places_of(self, request: Any) -> Sequence[Place]:
+        """Where a request may be going that must go through here; nothing for one that passes as it is."""
         if asking.on_its_way(request):
-            return None
-        place = self._places.find(request.url)
-        if place is None:
+            return ()
+        places = self._places.find(request.url)
+        if not places:
             self._note_elsewhere(request)
-            return None
-        return None if asking.is_signed(request) else place
+        return () if asking.is_signed(request) else places
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -80,34 +79,41 @@ class Door:
         if request.method == "POST" and request.url.path.endswith(_CALLS) and len(self._elsewhere) < _ELSEWHERE:
             self._elsewhere[f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"] = None
 
-    def send(self, library: Library, place: Place, forward: Callable[[Any], Any], request: Any, words: Words) -> Any:
+    def send(
+        self, library: Library, places: Sequence[Place], forward: Callable[[Any], Any], request: Any, words: Words
+    ) -> Any:
         """Take a request through. ``forward`` sends one and returns the response, its body not read.
 
         Raises what ``forward`` raises, and :class:`llmguard.errors.TaskAborted`.
         """
-        return Blocking(forward).drive(self._way(library, place, request, words))
+        return Blocking(forward).drive(self._way(library, places, request, words))
 
     async def asend(
-        self, library: Library, place: Place, forward: Callable[[Any], Awaitable[Any]], request: Any, words: Words
+        self,
+        library: Library,
+        places: Sequence[Place],
+        forward: Callable[[Any], Awaitable[Any]],
+        request: Any,
+        words: Words,
     ) -> Any:
         """The asynchronous twin of :meth:`send`."""
-        return await Awaiting(forward).drive(self._way(library, place, request, words))
+        return await Awaiting(forward).drive(self._way(library, places, request, words))
 
-    def _way(self, library: Library, place: Place, request: Any, words: Words) -> Flow[Any]:
+    def _way(self, library: Library, places: Sequence[Place], request: Any, words: Words) -> Flow[Any]:
         passage = asking.Passage()
         caller = _caller(words)
         try:
-            if place is GATEWAY:
+            if places[0] is GATEWAY:
                 request.extensions = {**request.extensions, asking.MARK: passage}
                 return (yield from to_gateway(library, self._inside(), self._sign(), request, caller))
-            return (yield from self._to_provider(library, place, request, caller, passage))
+            return (yield from self._to_provider(library, places, request, caller, passage))
         finally:
             passage.open = False
 
     def _to_provider(
-        self, library: Library, place: Place, request: Any, caller: Caller, passage: asking.Passage
+        self, library: Library, places: Sequence[Place], request: Any, caller: Caller, passage: asking.Passage
     ) -> Flow[Any]:
-        route = asking.find_route(self._routes, place, request)
+        route = asking.find_route(self._routes, places, request)
         if route is None:
             return (yield Forward(request))
         body = yield Body(request)
@@ -116,7 +122,7 @@ class Door:
         except BadCall as bad:
             refuse = Refuse(bad.code, bad.status, bad.message, param=bad.param)
             return told(library, request, asking.dialect_of(route), refuse, uuid7())
-        kind = (place.provider, call.model, caller.team, caller.feature)
+        kind = (route.upstream, call.model, caller.team, caller.feature)
         return (yield from Guarded(library, self._inside(), request, caller, kind).way(call, dialect, passage))
 
     def _inside(self) -> Inside:

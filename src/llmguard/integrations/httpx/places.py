@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +31,7 @@ GATEWAY = Place("", "", "")
 class Places:
     """Finds the place of a URL. ``providers`` are all that may be called, ``gateway`` is the proxy's origin.
 
-    Where several providers share an origin, the one with the longest base path that fits is meant.
+    Of several providers at one origin the one with the longest base path that fits is the most likely.
     """
 
     def __init__(self, providers: Mapping[str, Provider], gateway: str | None = None) -> None:
@@ -63,19 +63,18 @@ class Places:
         ]
         return (*exact, *(f"https://*{suffix} ({place.provider})" for suffix, place in self._suffixes))
 
-    def find(self, url: Any) -> Place | None:
-        """The place of an httpx URL, None where it is none of ours."""
+    def find(self, url: Any) -> Sequence[Place]:
+        """The places that an httpx URL may belong to, most likely first; none where it is no business of ours."""
         found = self._places.get((url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0)))
         if found is not None:
-            path = url.path
-            for place in found:
-                if path.startswith(place.base) and path[len(place.base) :][:1] in ("", "/"):
-                    return place
-            return found[-1]
-        for suffix, place in self._suffixes:
-            if url.host.endswith(suffix) and url.scheme == "https":
-                return place
-        return None
+            return [place for place in found if _is_below(url.path, place.base)] or found
+        if self._suffixes and url.scheme == "https":
+            return [place for suffix, place in self._suffixes if url.host.endswith(suffix)]
+        return ()
+
+
+def _is_below(path: str, base: str) -> bool:
+    return path.startswith(base) and path[len(base) :][:1] in ("", "/")
 
 
 def _address(url: str) -> tuple[Address, str]:

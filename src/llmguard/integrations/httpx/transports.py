@@ -28,10 +28,10 @@ class _BlockingTransport(_Transport):
     def handle_request(self, request: Any) -> Any:
         """As the inner transport, by way of the guard."""
         door = door_of(self._guard or get_guard())
-        place = door.place_of(request)
-        if place is None:
+        places = door.places_of(request)
+        if not places:
             return self._inner.handle_request(request)
-        return door.send(self.library, place, self._inner.handle_request, request, self._words)
+        return door.send(self.library, places, self._inner.handle_request, request, self._words)
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -42,10 +42,10 @@ class _AwaitedTransport(_Transport):
     async def handle_async_request(self, request: Any) -> Any:
         """As the inner transport, by way of the guard."""
         door = door_of(self._guard or get_guard())
-        place = door.place_of(request)
-        if place is None:
+        places = door.places_of(request)
+        if not places:
             return await self._inner.handle_async_request(request)
-        return await door.asend(self.library, place, self._inner.handle_async_request, request, self._words)
+        return await door.asend(self.library, places, self._inner.handle_async_request, request, self._words)
 
     async def aclose(self) -> None:
         """Close the inner transport."""
