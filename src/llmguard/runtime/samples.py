@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llmguard.runtime.notices import Notices
 from llmguard.runtime.service import Service
 from llmguard.sinks.prometheus import Sample
 
@@ -27,6 +28,7 @@ def samples(service: Service) -> Iterator[Sample]:
     yield Sample(
         "llmguard_contexts_rejected", "Signed contexts that meant nothing, by why.", "counter", events["context"]
     )
+    yield from _notices(service.notices)
     gauges = {
         "llmguard_live_calls": ("Calls running now.", len(service.runtime.live)),
         "llmguard_store_moves_owed": (
@@ -42,3 +44,17 @@ def samples(service: Service) -> Iterator[Sample]:
     }
     for name, (text, value) in gauges.items():
         yield Sample(name, text, "gauge", {_NO_LABELS: value})
+
+
+def _notices(notices: Notices) -> Iterator[Sample]:
+    """What was stopped, and whether those who should hear of it did."""
+    events: dict[str, dict[tuple[tuple[str, str], ...], float]] = {"trip": {}, "warning": {}, "alert": {}, "row": {}}
+    for (event, code), number in list(notices.events.items()):
+        label = "rule" if event in ("trip", "warning") else "outcome"
+        events[event][((label, code),)] = number
+    yield Sample("llmguard_trips", "What the runaway guard stopped, by rule.", "counter", events["trip"])
+    yield Sample("llmguard_warnings", "What it would have or may soon have stopped.", "counter", events["warning"])
+    yield Sample("llmguard_alerts", "Alerts for receivers, by outcome.", "counter", events["alert"])
+    yield Sample("llmguard_notice_rows", "Trips and dead letters for the ledger, by outcome.", "counter", events["row"])
+    dropped = {_NO_LABELS: float(notices.dropped)}
+    yield Sample("llmguard_notices_dropped", "Rows and alerts given up because too many waited.", "counter", dropped)

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from llmguard.core.exchange import Exchange
-from llmguard.core.moves import Again, Assert, Done, Move, Renew, Truth
+from llmguard.core.moves import Again, Assert, Done, Move, Renew, Trip, Truth
+from llmguard.core.notes import DriftNote
 from llmguard.errors import GuardUnavailable, LLMGuardError
 from llmguard.ledger import Ledger, Shipper, Spool
 from llmguard.runtime.blocking import BlockingLink
 from llmguard.runtime.books import LedgerBooks
+from llmguard.runtime.ids import now_ms
 from llmguard.runtime.keyring import Keyring
 from llmguard.runtime.links import Link
 from llmguard.runtime.notices import Notices
@@ -37,6 +39,7 @@ COUNTS = 10.0
 ADOPT = 30.0
 RECONCILE = 60.0
 RETRY = 1.0
+_TELL_MS = 3_600_000
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ class Upkeep(Generic[L]):
         self.runs: set[tuple[str, str]] = set()
         self.health = Health()
         self.drift = 0
+        self._missing: frozenset[str] = frozenset()
         self._books = parts.books
         self._keyring = parts.keyring
         self._ledger = parts.ledger
@@ -157,6 +161,14 @@ class Upkeep(Generic[L]):
         self.drift = len(missing)
         if missing:
             log.warning("the quota store had not heard of %d settled calls; they were settled again", len(missing))
+        again, self._missing = self._missing.intersection(missing), frozenset(missing)
+        if again and (yield from self._first_to_tell("drift")):
+            self.notices.note(DriftNote(len(again), now_ms()))
+
+    def _first_to_tell(self, what: str) -> Generator[Any, Any, bool]:
+        """Whether this process is the one that tells the operator, this hour, what several of them may find."""
+        answer = yield self.link.ask(Trip(f"told:{what}", now_ms() + _TELL_MS))
+        return isinstance(answer, Done) and answer.changed
 
     def tell(self, moves: Iterable[Move]) -> None:
         """Make moves that nobody waits for."""
