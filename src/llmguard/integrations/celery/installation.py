@@ -22,6 +22,7 @@ from llmguard.integrations.celery.delivery import Delivery, enclosing, key_of, o
 from llmguard.integrations.celery.headers import carried, read
 from llmguard.integrations.celery.policy import undecorated
 from llmguard.integrations.celery.settings import Settings, read_settings
+from llmguard.integrations.httpx.patching import instrument, is_active
 from llmguard.runtime.ids import uuid7
 
 logger = logging.getLogger(__name__)
@@ -119,8 +120,14 @@ class Installation:
         """The first task of this process: from here on its SDK clients are guarded. Never before a fork, and never in
         the main process of a worker that has children."""
         pid = os.getpid()
-        if self._pid != pid:
-            self._pid = pid
+        if self._pid == pid:
+            return
+        if self.settings.instrument:
+            if self._given is not None or self.settings.config is not None:
+                instrument(self.guard)
+            elif not is_active():
+                instrument()
+        self._pid = pid
 
     def _subject(self, task: Task, request: Context) -> Task:
         """The task whose code runs: of `celery.map` and `celery.starmap` that which they call for each item."""

@@ -60,7 +60,7 @@ def check_worker(installation: Installation, worker: Any) -> None:
     if store.startswith("memory:") and children > 1 and not installation.settings.children_alone:
         raise ImproperlyConfigured(
             f"the store {store} counts in each of this worker's {children} children alone, so every limit holds "
-            f"{children} times; set store: redis://… in llmguard.yaml, or llmguard_children_alone = True if it is meant."
+            f"{children} times; set store: redis://… in llmguard.yaml, or llmguard_children_alone = True."
         )
 
 

@@ -9,9 +9,17 @@ import pytest
 from celery import Celery
 from celery._state import _on_app_finalizers
 
+import llmguard
 from llmguard.guard import Guard
 from llmguard.integrations.celery import install
 from tests.support.celery_mail import CONFIG, Mail
+
+
+@pytest.fixture(autouse=True)
+def _uninstrumented() -> Iterator[None]:
+    """The first task of a process has its SDK clients guarded."""
+    yield
+    llmguard.uninstrument()
 
 
 @pytest.fixture(autouse=True)
