@@ -25,9 +25,7 @@ def samples(service: Service) -> Iterator[Sample]:
     yield Sample("llmguard_calls", "Calls sent to a provider, by how they ended.", "counter", events["closed"])
     yield Sample("llmguard_refusals", "Calls refused, by code.", "counter", events["refused"])
     yield Sample("llmguard_cuts", "Streams cut in their middle, by code.", "counter", events["cut"])
-    yield Sample(
-        "llmguard_contexts_rejected", "Signed contexts that meant nothing, by why.", "counter", events["context"]
-    )
+    yield Sample("llmguard_contexts_rejected", "Signed contexts ignored, by why.", "counter", events["context"])
     yield from _notices(service.notices)
     gauges = {
         "llmguard_live_calls": ("Calls running now.", len(service.runtime.live)),

@@ -63,8 +63,8 @@ def budget(note: BudgetNote) -> Alert:
 def drift(note: DriftNote) -> Alert:
     """Quota store and ledger apart."""
     text = (
-        f"quota store and ledger keep differing: {note.calls} calls had to be settled again, although they had been "
-        "before; see `Drift` in docs/operations.md"
+        f"quota store and ledger stay apart: {note.calls} calls had to be settled again that had been settled again "
+        "before; look at the store's memory and failovers"
     )
     return Alert(f"drift-{note.at}", "drift", note.at, text, {"calls": note.calls})
 
