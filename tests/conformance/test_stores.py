@@ -16,6 +16,8 @@ import pytest
 from redis import Redis
 
 from llmguard.core.balances import KEEP_MS
+from llmguard.core.breakers import Breaker
+from llmguard.core.executions import Runs
 from llmguard.core.leases import Lease, Status
 from llmguard.core.limits import Book
 from llmguard.core.moves import ROLLING_PARTS, Admitted, Again, Charge, Hold, Level, Release, Reserve, Settle, Truth
@@ -117,6 +119,10 @@ def _from_server(client: Redis, prefix: str, now: int) -> dict[str, Any]:
             found[name] = (*[int(word) for word in client.get(key).split()], expires)
         elif name.startswith("trip:"):
             found[name] = expires
+        elif name.startswith("c:"):
+            found[name] = ({k.decode(): int(v) for k, v in client.hgetall(key).items()}, expires)
+        elif name.startswith(("own:", "brk:")):
+            found[name] = (msgspec.msgpack.decode(client.get(key)), expires)
     found["meta"] = [int(client.get(prefix + key) or 0) for key in ("seq", "rules")]
     return found
 
@@ -150,8 +156,26 @@ def _from_book(book: Book, now: int) -> dict[str, Any]:
     for name, until in book.trips.items():
         if not until or now < until:
             found["trip:" + name] = until
+    found |= {"c:" + name: (scope.counts, scope.until) for name, scope in book.scopes.items() if now < scope.until}
+    found |= {"own:" + key: (_flat_runs(runs), runs.until) for key, runs in book.runs.items() if now < runs.until}
+    found |= {"brk:" + name: (_flat_breaker(b), b.until) for name, b in book.breakers.items() if now < b.until}
     found["meta"] = [book.seq, book.rules]
     return found
+
+
+def _flat_runs(runs: Runs) -> list[Any]:
+    flat: list[Any] = [runs.started, runs.vain, runs.forgotten, int(runs.done), len(runs.left), *runs.left]
+    for run_id, run in runs.runs.items():
+        flat += [run_id, run.due, int(run.paid)]
+    return flat
+
+
+def _flat_breaker(b: Breaker) -> list[Any]:
+    flat: list[Any] = [b.open_until, b.cooldown_ms, b.canary, b.canary_until, len(b.endings.counts)]
+    for slots in (b.endings, b.entries):
+        for slot, pair in slots.counts.items():
+            flat += [slot, *pair]
+    return flat
 
 
 def _rolled(name: str, amounts: list[int], parts: dict[str, int], slot: int, expires: int, now: int) -> Any:

@@ -28,10 +28,15 @@ from llmguard.core.moves import (
     Untrip,
     sub_window_end,
 )
+from llmguard.core.runs import BreakerTerms, Enter, Leave, Paid, Peek, RetryTerms, Tally, Verdict
 
 HOUR = 3_600_000
 YEAR_2100 = 4_102_444_800_000
 """Chosen times lie after any real one, so that no key of a test expires by itself."""
+
+_KEYS = ("task:a", "task:b", "task:c")
+_NAMES = ("name:x", "name:y")
+_SOFT: tuple[Verdict, ...] = ("tripped", "done", "running", "paid", "lost", "tally", "breaker", "retry_budget")
 
 _STEPS = (0, 0, 1, 7, 90, 900, 5_000, 20_000, 61_000, 16 * 60_000, 31 * 60_000, 3 * 24 * HOUR)
 _STEP_WEIGHTS = (20, 20, 20, 20, 20, 20, 10, 10, 6, 3, 2, 1)
@@ -50,6 +55,7 @@ class Traffic:
         self._admitted: dict[str, int] = {}
         self._seq = 0
         self._rules = 0
+        self._runs: list[tuple[str, str]] = []
 
     def advance(self) -> int:
         self.now += self._random.choices(_STEPS, _STEP_WEIGHTS)[0]
@@ -76,6 +82,9 @@ class Traffic:
 
     def _move(self) -> Move:
         kinds = (self._reserve, self._second, self._settle, self._release, self._renew, self._extend, self._rare)
+        if self._random.random() < 0.25:
+            kinds, weights = (self._enter, self._leave, self._paid), (5, 4, 1)
+            return self._random.choices(kinds, weights)[0]()
         return self._random.choices(kinds, (12, 3, 9, 3, 2, 2, 1))[0]()
 
     def _rid(self) -> str:
@@ -138,8 +147,8 @@ class Traffic:
             r.choice((60_000, 5_000)),
             holds,
             self._rates(),
-            tuple(r.sample(("t1", "t2"), r.choice((0, 0, 0, 1, 2)))),
-            (),
+            self._trips(),
+            self._tallies(),
             r.choices((Part.BOTH, Part.GATE, Part.MONEY), (6, 3, 1))[0],
             r.choice((0, 50, 400)),
             r.random() < 0.5,
@@ -202,7 +211,8 @@ class Traffic:
 
     def _renew(self) -> Move:
         rids = tuple({self._some_rid() for _ in range(self._random.randrange(0, 6))})
-        return Renew(self._random.choice(("p1", "p2")), 60_000, tuple(sorted(rids)))
+        runs = tuple({self._some_run() for _ in range(self._random.choice((0, 0, 1, 4)))})
+        return Renew(self._random.choice(("p1", "p2")), 60_000, tuple(sorted(rids)), tuple(sorted(runs)))
 
     def _extend(self) -> Move:
         rid = self._some_rid()
@@ -229,11 +239,13 @@ class Traffic:
 
     def _rare(self) -> Move:
         r = self._random
-        dice = r.randrange(5)
+        dice = r.randrange(6)
         if dice == 0:
-            return Trip(r.choice(("t1", "t2")), r.choice((0, self.now - 1, self.now + 5_000)))
+            return Trip(r.choice(("t1", "task:a")), r.choice((0, self.now - 1, self.now + 5_000)))
         if dice == 1:
-            return Untrip(r.choice(("t1", "t2")))
+            return Untrip(r.choice(("t1", *_KEYS, *_NAMES)))
+        if dice == 5:
+            return Peek(tuple(r.sample(("t1", *_KEYS, *_NAMES), 3)))
         if dice == 2:
             return Known(tuple(sorted({self._some_rid() for _ in range(5)})))
         if dice == 3:
@@ -241,3 +253,51 @@ class Traffic:
             return Assert(rid, "p1", 60_000, self._open.get(rid) or self._holds(), r.choice((0, 50)))
         sums = {c.name: c for c in self._charges("") if not c.concurrency}
         return Load(0, tuple(sums.values()))
+
+    # ------------------------------------------------------------------ runs of tasks
+
+    def _trips(self) -> tuple[str, ...]:
+        return tuple(self._random.sample(("t1", "task:a"), self._random.choice((0, 0, 0, 1, 2))))
+
+    def _tallies(self) -> tuple[Tally, ...]:
+        """Few scopes and names, each with its own limit or none, so that some are reached."""
+        r = self._random
+        pairs = [(scope, name) for scope in ("t1", "task:a") for name in ("calls", "fp:8f3c")]
+        return tuple(
+            [
+                Tally(scope, name, r.choice((0, 3, 12)), r.choice((1_000, 600_000)), r.choice((1, 1, 3)))
+                for scope, name in r.sample(pairs, r.choice((0, 0, 1, 2)))
+            ]
+        )
+
+    def _some_run(self) -> tuple[str, str]:
+        """Mostly one that began not long ago, sometimes one that nobody knows."""
+        if self._runs and self._random.random() < 0.9:
+            return self._random.choice(self._runs)
+        return self._random.choice(_KEYS), self._rid()
+
+    def _enter(self) -> Move:
+        r = self._random
+        run = (r.choice(_KEYS), self._rid()) if r.random() < 0.95 else self._some_run()
+        self._runs = [*self._runs[-20:], run]
+        return Enter(
+            *run,
+            r.choice(_NAMES),
+            r.choice((5_000, 60_000)),
+            self._trips(),
+            self._tallies(),
+            r.choice((None, None, 2, 4)),
+            r.choice((None, None, 0, 2)),
+            r.choice((None, BreakerTerms(3, 500_000, r.choice((1_000, 90_000))))),
+            r.choice((None, RetryTerms(200_000, r.choice((0, 2))))),
+            r.random() < 0.4,
+            tuple(r.sample(_SOFT, r.choice((0, 2, 6)))),
+        )
+
+    def _leave(self) -> Move:
+        key, run_id = self._some_run()
+        succeeded, paid, done = (self._random.random() < odds for odds in (0.4, 0.7, 0.1))
+        return Leave(key, run_id, self._random.choice(_NAMES), succeeded, paid, done)
+
+    def _paid(self) -> Move:
+        return Paid(*self._some_run())

@@ -1,4 +1,4 @@
-"""The plain state of a quota store: leases, buckets, rates and trips, and how each is made, found and forgotten."""
+"""The plain state of a quota store, and how each piece of it is made, found and forgotten."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 from llmguard.core import gcra
 from llmguard.core.balances import KEEP_MS, Balance
+from llmguard.core.breakers import Breaker
+from llmguard.core.executions import Runs
 from llmguard.core.moves import ROLLING_PARTS
+from llmguard.core.tallies import Scope
 
 HORIZON_MS = 30 * 60_000
 """How long the end of a call is remembered, and the age to which an unknown settle is believed."""
@@ -91,12 +94,15 @@ class State:
         self.records: dict[str, Lease | Tombstone] = {}
         self.meters: gcra.Meters = {}
         self.trips: dict[str, int] = {}
+        self.scopes: dict[str, Scope] = {}
+        self.runs: dict[str, Runs] = {}
+        self.breakers: dict[str, Breaker] = {}
         self._due: list[tuple[int, str]] = []
         self._forget: list[tuple[int, str]] = []
         self._sweep_at = _SWEEP
 
     def wipe(self) -> None:
-        """Forget buckets and leases; trips, rates and the rules' version stay."""
+        """Forget buckets and leases; trips, rates, tallies, runs and the rules' version stay."""
         self.balances.clear()
         self.records.clear()
         self._due.clear()
@@ -142,11 +148,24 @@ class State:
             record = self.records.get(rid)
             if record and record.until == until:
                 del self.records[rid]
-        if len(self.balances) + len(self.meters) + len(self.trips) > self._sweep_at:
+        if self._size() > self._sweep_at:
             self.balances = {k: b for k, b in self.balances.items() if not b.expires or now < b.expires}
             self.meters = {k: m for k, m in self.meters.items() if now < m.empty_at}
             self.trips = {k: until for k, until in self.trips.items() if not until or now < until}
-            self._sweep_at = max(_SWEEP, 2 * (len(self.balances) + len(self.meters) + len(self.trips)))
+            self.scopes = {k: s for k, s in self.scopes.items() if now < s.until}
+            self.runs = {k: r for k, r in self.runs.items() if now < r.until}
+            self.breakers = {k: b for k, b in self.breakers.items() if now < b.until}
+            self._sweep_at = max(_SWEEP, 2 * self._size())
+
+    def _size(self) -> int:
+        return (
+            len(self.balances)
+            + len(self.meters)
+            + len(self.trips)
+            + len(self.scopes)
+            + len(self.runs)
+            + len(self.breakers)
+        )
 
     # ------------------------------------------------------------------ buckets
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmguard.core import gcra, loading
+from llmguard.core import gcra, loading, running, tallies
 from llmguard.core.balances import EMPTY, LASTING, Balance, cap, least_output, lowered_output, refusal
 from llmguard.core.leases import HORIZON_MS, Lease, State, Status, Taken, Tombstone
 from llmguard.core.moves import (
@@ -51,6 +51,7 @@ from llmguard.core.moves import (
     Trip,
     Untrip,
 )
+from llmguard.core.runs import Enter, Leave, Paid, Peek
 
 EXPOSED_MS = 15 * 60_000
 """How long the rest of an orphan's cap stays exposed after its lease ran out."""
@@ -81,7 +82,7 @@ class Book(State):
                 # The store has forgotten writes (a failover, an old dump): nothing in it can be trusted.
                 self.seq, self.epoch = max(self.seq, move.seq), 0
             kind = type(move)
-            answer = _TABLE[kind](self, move, now) if self.epoch or kind in _LOADING else Again(now, "cold")
+            answer = _TABLE[kind](self, move, now) if self.epoch or kind in _WITHOUT_EPOCH else Again(now, "cold")
             if isinstance(move, (Reserve, Extend)) and isinstance(answer, (Admitted, Done)):
                 shown.append((answer, move.holds))
             answers.append(answer)
@@ -129,7 +130,8 @@ class Book(State):
             wait = gcra.wait_ms(self.meters, rate, now)
             if wait is not None:
                 return Denied(now, "rate", index, None, wait)
-        return None
+        over = tallies.over(self.scopes, move.tallies, now)
+        return None if over is None else Denied(now, "tally", over)
 
     def _money(self, move: Reserve, buckets: Buckets, now: int) -> Denied | None:
         least = least_output(move)
@@ -152,6 +154,7 @@ class Book(State):
         """Undo the gate of a call that was denied the money, as if it had never come."""
         for rate in move.rates:
             gcra.fill(self.meters, rate, -rate.cost, now)
+        tallies.take_back(self.scopes, move.tallies, now)
         self._withdraw(lease, now)
         del self.records[move.rid]
 
@@ -162,6 +165,7 @@ class Book(State):
         if parts & _GATE:
             for rate in move.rates:
                 gcra.fill(self.meters, rate, rate.cost, now)
+            tallies.add(self.scopes, move.tallies, now)
         if parts & _MONEY:
             output = lowered_output(move, buckets)
             lease.max_output = output if output < move.max_output else None
@@ -175,7 +179,8 @@ class Book(State):
 
     def _admitted(self, move: Reserve, lease: Lease, now: int, again: bool = False, crossed: Crossed = ()) -> Admitted:
         rates = gcra.left(self.meters, move.rates, now) if move.rates else ()
-        return Admitted(now, self.seq, lease.max_output, (), rates, again, crossed)
+        counted = tallies.counts(self.scopes, move.tallies, now) if move.tallies else ()
+        return Admitted(now, self.seq, lease.max_output, (), rates, again, crossed, counted)
 
     def _crossed(self, holds: Sequence[Hold], now: int) -> Crossed:
         found: list[tuple[int, int]] = []
@@ -241,6 +246,7 @@ class Book(State):
             if lease.status is Status.ORPHAN:
                 self._revive(lease, now)
             self.push(rid, lease, now + move.lease_ms)
+        running.renew(self, move.runs, move.lease_ms, now)
         return Done(now, len(gone) < len(move.rids), gone=tuple(gone))
 
     def _revive(self, lease: Lease, now: int) -> None:
@@ -336,7 +342,8 @@ class Book(State):
         self.keep(rid, lease, until)
 
 
-_LOADING = frozenset((Begin, Load, Open))
+_WITHOUT_EPOCH = frozenset((Begin, Load, Open, Enter, Leave, Paid, Peek))
+"""What a cold store does, too: its loading, and what needs no ledger."""
 
 _TABLE: dict[type[Any], Callable[[Book, Any, int], Answer]] = {
     Reserve: Book._reserve,
@@ -345,10 +352,14 @@ _TABLE: dict[type[Any], Callable[[Book, Any, int], Answer]] = {
     Settle: Book._settle,
     Release: Book._release,
     Assert: Book._assert,
-    Trip: loading.trip,
-    Untrip: loading.untrip,
+    Trip: running.trip,
+    Untrip: running.untrip,
     Known: loading.known,
     Begin: loading.begin,
     Load: loading.load,
     Open: loading.open_epoch,
+    Enter: running.enter,
+    Leave: running.leave,
+    Paid: running.paid,
+    Peek: running.peek,
 }

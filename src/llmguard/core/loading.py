@@ -1,4 +1,4 @@
-"""Moves that stand beside the lease table: trips, the questions of reconcile, and the loading of a cold store.
+"""Moves that stand beside the lease table: the questions of reconcile, and the loading of a cold store.
 
 A store without an epoch is cold. One process at a time has the turn to load it, marked by a fence: it wipes what is
 left, writes the ledger's sums and the rids counted in them, and opens the epoch. A fence that is not the latest one
@@ -8,20 +8,7 @@ changes nothing, so a loader that was thought dead does no harm when it wakes up
 from __future__ import annotations
 
 from llmguard.core.leases import HORIZON_MS, State, Status, Tombstone
-from llmguard.core.moves import ROLLING_PARTS, Again, Answer, Begin, Charge, Done, Known, Load, Open, Trip, Turn, Untrip
-
-
-def trip(state: State, move: Trip, now: int) -> Answer:
-    if state.tripped(move.name, now):
-        return Done(now, False)
-    state.trips[move.name] = move.until
-    return Done(now, True)
-
-
-def untrip(state: State, move: Untrip, now: int) -> Answer:
-    tripped = state.tripped(move.name, now)
-    state.trips.pop(move.name, None)
-    return Done(now, tripped)
+from llmguard.core.moves import ROLLING_PARTS, Again, Answer, Begin, Charge, Done, Known, Load, Open, Turn
 
 
 def known(state: State, move: Known, now: int) -> Answer:

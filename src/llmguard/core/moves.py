@@ -123,7 +123,7 @@ class Renew:
     """Push the leases of one process in one move. :attr:`Done.gone` names those that ``owner`` does not hold.
 
     ``runs`` are the task bodies that run there, as pairs of key and run id. One that the store has forgotten is entered
-    anew, one that has left stays away.
+    anew; one that has left, or whose key is done, stays away.
     """
 
     owner: str

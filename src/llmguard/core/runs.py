@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-KEEP_RUNS_MS = 7 * 24 * 3_600_000
-"""How long runs of a task are remembered after the last of them did anything: longer than queues usually wait."""
+KEEP_RUNS_MS = 24 * 3_600_000
+"""How long the runs of a task are remembered after the last of them did anything: longer than a broker waits before it
+delivers again. Attempts that lie further apart are no runaway."""
 
 Verdict = Literal["go", "tripped", "done", "running", "paid", "lost", "tally", "breaker", "retry_budget"]
 
@@ -55,15 +56,14 @@ class Enter:
     """A task body is about to run: count it and take its owner lease, or say why it should not run.
 
     ``key`` names the task whose runs are counted together, ``run_id`` this run (a repeated one hears `go` again, and is
-    counted once), ``name`` the breaker and the retry window of its kind. ``max_paid`` and ``max_lost`` of None limit
-    nothing. With ``alone`` a body does not run beside a live one of its key or after one that is done.
+    counted once), ``name`` the breaker and the retry window of its kind. ``max_paid``, ``max_lost``, ``breaker`` and
+    ``retry`` of None stop nothing. ``warn_only`` are verdicts that are reported and do not stop.
     """
 
     key: str
     run_id: str
     name: str
     lease_ms: int
-    keep_ms: int = KEEP_RUNS_MS
     trips: tuple[str, ...] = ()
     tallies: tuple[Tally, ...] = ()
     max_paid: int | None = None
@@ -71,19 +71,19 @@ class Enter:
     breaker: BreakerTerms | None = None
     retry: RetryTerms | None = None
     is_retry: bool = False
-    alone: bool = True
+    warn_only: tuple[Verdict, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
 class Entered:
-    """Whether the body may run, and what was counted of its key before it.
+    """Whether the body may run, and what was counted of its key.
 
-    ``verdict`` is `go`, or the first that applies of `tripped`, `done` (a run of the key is finished: a duplicate),
+    ``verdict`` is `go`, or the first that applies of `tripped`, `done` (a run of the key has finished it: a duplicate),
     `running` (another run is live), `paid` (``max_paid`` attempts were paid for), `lost` (more than ``max_lost`` runs
     ended without a word), `tally`, `breaker`, `retry_budget`. ``index`` is the trip or tally that said no. ``paid``
     counts attempts that cost money and did not succeed, ``started`` all runs, ``lost`` those whose lease ran out,
-    ``running`` live ones; with `go` the last two numbers of runs include this one. ``opened`` marks the one answer
-    with which a breaker opened; ``tallied`` are the counts after a `go`.
+    ``running`` live ones; after a `go` this run is among them. ``opened`` marks the one answer with which a breaker
+    opened. ``tallied`` are the counts after a `go`, ``warned`` the verdicts that would have stopped it.
     """
 
     now: int
@@ -95,6 +95,7 @@ class Entered:
     running: int
     opened: bool = False
     tallied: tuple[int, ...] = ()
+    warned: tuple[Verdict, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -112,7 +113,6 @@ class Leave:
     succeeded: bool
     paid: bool
     done: bool
-    keep_ms: int = KEEP_RUNS_MS
 
 
 @dataclass(slots=True, eq=False)
@@ -121,7 +121,6 @@ class Paid:
 
     key: str
     run_id: str
-    keep_ms: int = KEEP_RUNS_MS
 
 
 @dataclass(slots=True, eq=False)

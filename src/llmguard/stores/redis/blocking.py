@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from redis import Redis
@@ -145,7 +145,9 @@ class _Wire:
     """redis-py's connections without its client and pool, which cost more than the rest of a batch together."""
 
     def __init__(self, url: str) -> None:
-        self._pool = ConnectionPool.from_url(url, **server.patience(server.TIMEOUT_S))
+        pool = ConnectionPool.from_url(url, **server.patience(server.TIMEOUT_S))
+        # The pool itself counts what it ever made, and makes no more after a hundred.
+        self._connect = partial(pool.connection_class, **pool.connection_kwargs)
         self._idle: deque[Any] = deque()
         self._process = os.getpid()
 
@@ -176,7 +178,7 @@ class _Wire:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._pool.make_connection()
+            return self._connect()
 
     def close(self) -> None:
         while self._idle:

@@ -41,11 +41,23 @@ from llmguard.core.moves import (
     Turn,
     Untrip,
 )
+from llmguard.core.runs import Enter, Entered, Leave, Paid, Peek, Seen, Standing, Tally, Verdict
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
-_REFUSED = ("", "too_large", "spent", "insufficient", "contended", "tripped", "concurrency", "rate")
+_REFUSED = ("", "too_large", "spent", "insufficient", "contended", "tripped", "concurrency", "rate", "tally")
+_VERDICTS: tuple[Verdict, ...] = (
+    "go",
+    "tripped",
+    "done",
+    "running",
+    "paid",
+    "lost",
+    "tally",
+    "breaker",
+    "retry_budget",
+)
 _AGAIN = ("", "cold", "stale", "window", "gone")
 
 Fields = list[Any]
@@ -95,6 +107,16 @@ class Batch:
     def trip(self, name: str) -> int:
         return self._names.setdefault("trip:" + name, len(self._names) + 1)
 
+    def runs(self, key: str) -> int:
+        return self._names.setdefault("own:" + key, len(self._names) + 1)
+
+    def breaker(self, name: str) -> int:
+        return self._names.setdefault("brk:" + name, len(self._names) + 1)
+
+    def everything(self, name: str) -> Fields:
+        """All that one name may stand for."""
+        return [name, self.trip(name), self.runs(name), self.breaker(name)]
+
     def holds(self, holds: Sequence[Hold]) -> int:
         fields: Fields = []
         for h in holds:
@@ -134,6 +156,13 @@ def _alerts(holds: Sequence[Hold], fields: Fields) -> Fields:
     return fields
 
 
+def _tallies(tallies: Sequence[Tally], fields: Fields) -> Fields:
+    fields.append(len(tallies))
+    for t in tallies:
+        fields += (t.scope, t.name, t.limit, t.keep_ms, t.add)
+    return fields
+
+
 def _corrections(corrections: Sequence[Correct], fields: Fields, batch: Batch) -> Fields:
     fields.append(len(corrections))
     for c in corrections:
@@ -159,6 +188,7 @@ def _reserve(batch: Batch, move: Reserve) -> Fields:
     ]
     for r in move.rates:
         fields += (batch.rate(r.name), r.limit, r.period_ms, r.cost)
+    _tallies(move.tallies, fields)
     return _alerts(move.holds, _amounts(move.holds, fields))
 
 
@@ -168,7 +198,11 @@ def _extend(batch: Batch, move: Extend) -> Fields:
 
 
 def _renew(batch: Batch, move: Renew) -> Fields:
-    return [move.owner, move.lease_ms, len(move.rids), *[batch.rid(rid) for rid in move.rids]]
+    fields: Fields = [move.owner, move.lease_ms, len(move.rids), *[batch.rid(rid) for rid in move.rids]]
+    fields.append(len(move.runs))
+    for key, run_id in move.runs:
+        fields += (batch.runs(key), run_id)
+    return fields
 
 
 def _settle(batch: Batch, move: Settle) -> Fields:
@@ -191,7 +225,7 @@ def _trip(batch: Batch, move: Trip) -> Fields:
 
 
 def _untrip(batch: Batch, move: Untrip) -> Fields:
-    return [batch.trip(move.name)]
+    return batch.everything(move.name)
 
 
 def _known(batch: Batch, move: Known) -> Fields:
@@ -217,6 +251,37 @@ def _open(batch: Batch, move: Open) -> Fields:
     return [move.fence, move.grace_ms]
 
 
+def _enter(batch: Batch, move: Enter) -> Fields:
+    fields: Fields = [
+        batch.runs(move.key),
+        move.run_id,
+        batch.breaker(move.name),
+        move.lease_ms,
+        -1 if move.max_paid is None else move.max_paid,
+        -1 if move.max_lost is None else move.max_lost,
+        *(move.breaker or (-1, 0, 0)),
+        *(move.retry or (-1, 0)),
+        int(move.is_retry),
+        *[int(verdict in move.warn_only) for verdict in _VERDICTS[1:]],
+        len(move.trips),
+        *[batch.trip(trip) for trip in move.trips],
+    ]
+    return _tallies(move.tallies, fields)
+
+
+def _leave(batch: Batch, move: Leave) -> Fields:
+    flags = (int(move.succeeded), int(move.paid), int(move.done))
+    return [batch.runs(move.key), move.run_id, batch.breaker(move.name), *flags]
+
+
+def _paid(batch: Batch, move: Paid) -> Fields:
+    return [batch.runs(move.key), move.run_id]
+
+
+def _peek(batch: Batch, move: Peek) -> Fields:
+    return [len(move.names), *[field for name in move.names for field in batch.everything(name)]]
+
+
 _ENCODERS: dict[type[Any], tuple[int, Callable[[Batch, Any], Fields]]] = {
     Reserve: (1, _reserve),
     Extend: (2, _extend),
@@ -230,6 +295,10 @@ _ENCODERS: dict[type[Any], tuple[int, Callable[[Batch, Any], Fields]]] = {
     Begin: (10, _begin),
     Load: (11, _load),
     Open: (12, _open),
+    Enter: (13, _enter),
+    Leave: (14, _leave),
+    Paid: (15, _paid),
+    Peek: (16, _peek),
 }
 
 Read = Callable[[], Any]
@@ -246,7 +315,9 @@ def _pairs(read: Read, count: int) -> tuple[tuple[int, int], ...]:
 def _admitted(read: Read, move: Reserve, now: int, seq: int) -> Answer:
     max_output, again = read(), read()
     rates = _pairs(read, len(move.rates))
-    return Admitted(now, seq, None if max_output < 0 else max_output, (), rates, again == 1, _pairs(read, read()))
+    counts = tuple([read() for _ in move.tallies]) if move.tallies else ()
+    crossed = _pairs(read, read())
+    return Admitted(now, seq, None if max_output < 0 else max_output, (), rates, again == 1, crossed, counts)
 
 
 def _denied(read: Read, move: Move, now: int, seq: int) -> Answer:
@@ -271,4 +342,46 @@ def _turn(read: Read, move: Move, now: int, seq: int) -> Answer:
     return Turn(now, read())
 
 
-_DECODERS: tuple[Callable[[Read, Any, int, int], Answer], ...] = (_again, _admitted, _denied, _done, _again, _turn)
+def _entered(read: Read, move: Enter, now: int, seq: int) -> Answer:
+    verdict, index, paid, started, lost, running, opened = _VERDICTS[read() - 1], *[read() for _ in range(6)]
+    counts = tuple([read() for _ in move.tallies]) if verdict == "go" else ()
+    warned = tuple([_VERDICTS[read() - 1] for _ in range(read())])
+    return Entered(now, verdict, index, paid, started, lost, running, opened == 1, counts, warned)
+
+
+def _seen(read: Read, move: Peek, now: int, seq: int) -> Answer:
+    return Seen(now, tuple([_standing(read) for _ in move.names]))
+
+
+def _standing(read: Read) -> Standing:
+    until = read()
+    counts = tuple(sorted([(_text(read()), int(read())) for _ in range(read())]))
+    paid, started, lost, running, done, open_until, ended, failed = [read() for _ in range(8)]
+    return Standing(
+        None if until < 0 else until,
+        counts,
+        paid,
+        started,
+        lost,
+        running,
+        done == 1,
+        open_until or None,
+        ended,
+        failed,
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+_DECODERS: tuple[Callable[[Read, Any, int, int], Answer], ...] = (
+    _again,
+    _admitted,
+    _denied,
+    _done,
+    _again,
+    _turn,
+    _entered,
+    _seen,
+)

@@ -2,7 +2,7 @@
 --
 -- The files of this folder are joined in the order of their names into one library with one function. It says in Lua
 -- what llmguard.core.limits says in Python, and one test suite compares the two. A batch reads all single keys with one
--- MGET and every bucket once, works on Lua tables, and writes at its end (7_batch.lua).
+-- MGET and every bucket once, works on Lua tables, and writes at its end (9_batch.lua).
 --
 -- All keys are made from the one that is passed, a prefix with the namespace as its hash tag: they are in its slot.
 -- A library is compiled once. As an EVAL script the same text spent more time making closures than moving money.
@@ -10,7 +10,7 @@
 local HELD, ORPHAN, SETTLED, RELEASED = 1, 2, 3, 4
 local GATE, MONEY, BOTH = 1, 2, 3
 local COLD, STALE, WINDOW, GONE = 1, 2, 3, 4
-local TOO_LARGE, SPENT, INSUFFICIENT, CONTENDED, TRIPPED, CONCURRENCY, RATE = 1, 2, 3, 4, 5, 6, 7
+local TOO_LARGE, SPENT, INSUFFICIENT, CONTENDED, TRIPPED, CONCURRENCY, RATE, TALLY = 1, 2, 3, 4, 5, 6, 7, 8
 local HORIZON = 30 * 60000
 local EXPOSED = 15 * 60000
 local KEEP = 48 * 3600000
@@ -27,7 +27,8 @@ local out, said                   -- the answer
 local OPENS_AT                    -- the epoch: from when on reserves are admitted, or 0 for a cold store
 local SEEN, SEQ, RULES, FENCE
 local entries                     -- what is known of each rid, by its place in the batch; reaped ones follow
-local singles, meters             -- values of rates and trips, by place in the batch; rates as numbers
+local singles                     -- values of rates, trips, runs and breakers, by place in the batch
+local meters, tasks, breakers     -- what was read of them
 local buckets, sets               -- by name; by blob
 
 local function digits(number)
@@ -37,6 +38,24 @@ end
 local function say(value)
   said = said + 1
   out[said] = value
+end
+
+local function again(why)
+  say(4)
+  say(why)
+end
+
+local function done(changed)
+  local n = said
+  out[n + 1], out[n + 2], out[n + 3] = 3, changed, 0
+  said = n + 3
+end
+
+local function say_gone(gone, count)
+  say(3)
+  say(#gone < count and 1 or 0)
+  say(#gone)
+  for i = 1, #gone do say(gone[i]) end
 end
 
 -- In a keyspace of tests the caller chooses the time, and it is later than the server's, so that no key expires by
@@ -86,8 +105,8 @@ local function open_batch()
 end
 
 -- Moves name other single keys by their place, too.
-local function name_at(a)
-  return IN[IN[1] + IN[a] + 2]
+local function name_at(place)
+  return IN[IN[1] + place + 2]
 end
 
 -- A lease is {status, owner, at, seq, due, parts, max_output or -1, then what it took, once or several times: a set of

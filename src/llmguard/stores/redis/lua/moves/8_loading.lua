@@ -1,23 +1,4 @@
--- Moves that stand beside the lease table: trips, the questions of reconcile, and the loading of a cold store.
-
--- Trip: name, until
-local function trip(a)
-  local place, ends = IN[a], IN[a + 1]
-  if singles[place] then return done(0) end
-  singles[place] = ends == 0 or ends > NOW
-  if ends == 0 then
-    call('SET', PREFIX .. name_at(a), '1')
-  elseif ends > NOW then
-    call('SET', PREFIX .. name_at(a), '1', 'PXAT', ends)
-  end
-  done(1)
-end
-
--- Untrip: name
-local function untrip(a)
-  singles[IN[a]] = false
-  done(call('DEL', PREFIX .. name_at(a)))
-end
+-- Moves that stand beside the lease table: the questions of reconcile, and the loading of a cold store.
 
 -- Known: rids (how many, rids)
 local function known(a)

@@ -1,24 +1,6 @@
 -- The lease table. Every function gets the position `a` of its move's first field in IN. Holds in a move are e, fixed
 -- and per_output for each bucket of the set.
 
-local function again(why)
-  say(4)
-  say(why)
-end
-
-local function done(changed)
-  local n = said
-  out[n + 1], out[n + 2], out[n + 3] = 3, changed, 0
-  said = n + 3
-end
-
-local function say_gone(gone, count)
-  say(3)
-  say(#gone < count and 1 or 0)
-  say(#gone)
-  for i = 1, #gone do say(gone[i]) end
-end
-
 -- Why a hold of `e` with the cap `worst` does not fit; the lower, the longer it lasts.
 local function reason(spent, e, worst, limit, ceiling)
   if e > limit or worst > ceiling then return TOO_LARGE end
@@ -106,7 +88,7 @@ local function take(lease, blob, set, holds, output, part)
 end
 
 -- Reserve: rid, owner, lease_ms, part, max_output, share (0: no clamp), floor, seq, rules, set,
--- trips (how many, names), rates (how many, rates), holds, alerts
+-- trips (how many, names), rates (how many, rates), tallies (how many, tallies), holds, alerts
 
 -- Look at every bucket: the first one without room for a live call, the most lasting refusal for money, and the output
 -- that all have room for.
@@ -135,7 +117,7 @@ local function survey(set, holds, least, most, share)
   return busy, why, place, most < least and least or most
 end
 
-local function gate(trips, rates, busy, set)
+local function gate(trips, rates, tallies, busy, set)
   for i = 1, IN[trips] do
     if singles[IN[trips + i]] then
       deny(TRIPPED, i, nil, 0)
@@ -153,15 +135,21 @@ local function gate(trips, rates, busy, set)
       return false
     end
   end
+  local place = over(tallies)
+  if place then
+    deny(TALLY, place, nil, 0)
+    return false
+  end
   return true
 end
 
-local function admit(lease, set, rates, repeated)
+local function admit(lease, set, rates, tallies, repeated)
   local n = said
   set.shown = true
   out[n + 1], out[n + 2], out[n + 3] = 1, lease[7], repeated
   said = n + 3
   say_rates(rates)
+  say_counts(tallies)
 end
 
 -- The parts of `wanted` that are not in `taken`, which has at least one.
@@ -177,7 +165,8 @@ local function reserve(a)
   RULES = m[a + 8]
   local entry, part, most, share, trips = entries[m[a]], m[a + 3], m[a + 4], m[a + 5], a + 10
   local rates = trips + 1 + m[trips]
-  local holds = rates + 1 + 4 * m[rates]
+  local tallies = rates + 1 + 4 * m[rates]
+  local holds = tallies + 1 + 5 * m[tallies]
   local blob = BLOBS[m[a + 9]]
   local lease, set, missing = record(entry), set_of(blob), part
   if not lease then
@@ -185,7 +174,7 @@ local function reserve(a)
   elseif lease[1] == HELD then
     missing = without(part, lease[6])
     if missing == 0 then
-      admit(lease, set, rates, 1)
+      admit(lease, set, rates, tallies, 1)
       return say(0)
     end
   else
@@ -196,23 +185,27 @@ local function reserve(a)
   local least = most
   if share > 0 and m[a + 6] < most then least = m[a + 6] end
   local busy, why, place, output = survey(set, holds, least, most, share)
-  if missing ~= MONEY and not gate(trips, rates, busy, set) then return say(0) end
+  if missing ~= MONEY and not gate(trips, rates, tallies, busy, set) then return say(0) end
   if why and missing ~= GATE then
     deny_money(why, place, set, alerts)
     if lease then  -- its gate is undone, as if the call had never come
       fill(rates, -1)
+      take_back(tallies)
       each_taken(lease, take_out)
       finish(entry, false, false)
     end
     return
   end
   lease = lease or {HELD, m[a + 1], NOW, 0, 0, 0, -1}
-  if missing ~= MONEY then fill(rates, 1) end
+  if missing ~= MONEY then
+    fill(rates, 1)
+    count(tallies)
+  end
   if missing ~= GATE and output < most then lease[7] = output end
   take(lease, blob, set, holds, output, missing)
   lease[6] = lease[6] + missing
   push(entry, lease, NOW + m[a + 2])
-  admit(lease, set, rates, 0)
+  admit(lease, set, rates, tallies, 0)
   if missing ~= GATE and m[alerts] > 0 then say_crossed(alerts, set) else say(0) end
 end
 
@@ -279,7 +272,7 @@ local function revive(lease, b, e, c)
   end
 end
 
--- Renew: owner, lease_ms, rids (how many, rids)
+-- Renew: owner, lease_ms, rids (how many, rids), owner leases of runs
 local function renew(a)
   local count, gone = IN[a + 2], {}
   for i = a + 3, a + 2 + count do
@@ -295,6 +288,7 @@ local function renew(a)
       gone[#gone + 1] = i - a - 3
     end
   end
+  renew_runs(a + 3 + count, IN[a + 1])
   say_gone(gone, count)
 end
 

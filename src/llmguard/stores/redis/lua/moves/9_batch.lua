@@ -1,7 +1,10 @@
 -- The batch itself: read, make the moves, write.
 
-local RESERVE, FIRST_OF_LOADING = 1, 10
-local MOVES = {reserve, extend, renew, settle, release, assert_lease, trip, untrip, known, begin, load_truth, open_epoch}
+local RESERVE, FIRST_WITHOUT_EPOCH = 1, 10
+local MOVES = {
+  reserve, extend, renew, settle, release, assert_lease, trip, untrip, known,
+  begin, load_truth, open_epoch, enter, leave, pay, peek,
+}
 
 local function make_moves(a)
   local m, size = IN, #IN
@@ -11,7 +14,7 @@ local function make_moves(a)
       -- The store has forgotten writes (a failover, an old dump): nothing in it can be trusted.
       SEQ, OPENS_AT = max(SEQ, m[a + 9]), 0
     end
-    if OPENS_AT > 0 or operation >= FIRST_OF_LOADING then MOVES[operation](a + 2) else again(COLD) end
+    if OPENS_AT > 0 or operation >= FIRST_WITHOUT_EPOCH then MOVES[operation](a + 2) else again(COLD) end
     a = a + 2 + m[a + 1]
   end
 end
@@ -81,6 +84,7 @@ local function run(keys, args)
   read_time(args[2])
   IN, BLOBS, out, said = cmsgpack.unpack(args[1]), {unpack(args, 3)}, {}, 2
   entries, singles, meters, buckets, sets = {}, {}, {}, {}, {}
+  tasks, breakers = {}, {}
   local first = open_batch()
   local opens_at, rules = OPENS_AT, RULES
   if OPENS_AT > 0 then reap() end
@@ -96,6 +100,8 @@ local function run(keys, args)
   write_records(plain)
   for _, b in pairs(buckets) do write_bucket(b) end
   for place, m in pairs(meters) do write_meter(place, m) end
+  for place, known in pairs(tasks) do write_runs(place, known) end
+  for place, b in pairs(breakers) do write_breaker(place, b) end
   return cmsgpack.pack(out)
 end
 
