@@ -1,4 +1,4 @@
-"""Every kind of task on a real worker, guarded in one order or another. Loaded by :mod:`tests.workers.test_interception`.
+"""Every kind of task on a real worker, in one order or another. Loaded by :mod:`tests.workers.test_interception`.
 
 ``KINDS_ORDER`` says when `install` is called, and which tracer comes before or after it. Each task leaves a line of
 JSON in ``KINDS_HOME``: what it is called, and under which name the guard knows the body that runs.

@@ -12,7 +12,8 @@
     def summarise(self, doc_id): ...
 """
 
+from llmguard.core.runaway import Breaker, RetryBudget
 from llmguard.integrations.celery.decorator import llm_task
 from llmguard.integrations.celery.install import install
 
-__all__ = ["install", "llm_task"]
+__all__ = ["Breaker", "RetryBudget", "install", "llm_task"]
