@@ -2,7 +2,8 @@
 
 A policy names its *rules* by the options of `llm_task`: ``max_paid_attempts``, ``max_calls``, ``budget`` … A rule that
 is :attr:`~TaskPolicy.enforced` trips and stops; one that is not only warns. Trips are named by what they stop:
-``task:<key>``, ``tree:<id>``, ``name:<task name>``.
+``task:<id>:<nesting>`` (the key of a task), ``tree:<id>``, ``name:<task name>``. What is counted about it in the quota
+store goes by the same name, so that lifting the trip is a fresh start.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ RULES: Final = frozenset(
         "retry_budget",
         "breaker",
         "max_runtime",
+        "double_retry",
     }
 )
-"""Every rule of a policy."""
+"""Every rule of a policy: the options that limit something, and `double_retry`, which is not to publish two retries of
+one task in one execution."""
 
 SAFE_RULES: Final = frozenset({"max_paid_attempts", "max_redeliveries", "identical_prompts"})
 """Rules that no healthy task can break: enforced for tasks without a policy of their own."""
@@ -71,8 +74,8 @@ class TaskPolicy:
     """The options of `llm_task`, understood. The values here are those of a decorated task that names none.
 
     Money is nano-USD, times are milliseconds; None means no such rule, except for ``max_paid_attempts`` (see
-    :meth:`paid_attempts`). ``decorated`` says that the task has a policy of its own, and so is asked for before its
-    body. ``enforced`` are the rules that stop, ``chosen`` the options that somebody wrote.
+    :meth:`paid_attempts`). ``asks_first`` says that the quota store is asked before the body; else it hears of a task
+    with its first call. ``enforced`` are the rules that stop, ``chosen`` the options that somebody wrote.
     """
 
     team: str | None = None
@@ -94,7 +97,7 @@ class TaskPolicy:
     on_unavailable: OnUnavailable = "local"
     max_runtime: int | None = 1_800_000
     mode: Literal["enforce", "warn", "off"] = "enforce"
-    decorated: bool = True
+    asks_first: bool = True
     enforced: frozenset[str] = RULES
     chosen: frozenset[str] = frozenset()
 
@@ -110,11 +113,13 @@ class TaskPolicy:
 class Execution:
     """One running body of one task in this process, shared by the threads and coroutines that it starts.
 
-    ``key`` is what all runs of the task share, ``run_id`` names this one. ``entrance`` is the move that the first call
-    asks before anything else, for a task that was not asked for before its body; ``entered`` says that the store knows
-    of the run. ``calls`` counts calls that were let through, ``refusals`` those that no waiting mends, ``spent_nano``
-    what the calls cost. ``paid`` says that one of them was billed, or may have been. ``trip`` is what stopped it:
-    set once, from any thread. ``ended`` says that the body is over; ``warned`` are the rules it was warned about.
+    ``key`` is what all runs of the task share and the name of its trip, ``run_id`` names this run. ``entrance`` is the
+    move that the first call asks before anything else, for a task that was not asked for before its body; whoever asks
+    it takes it away and calls :meth:`hear`. ``attempts`` counts earlier runs that were paid for without success.
+    ``calls`` counts calls that were let through, ``refusals`` those that no waiting mends, ``spent_nano`` what the
+    calls cost. ``paid`` says that one of them was billed, or may have been. ``trip`` is what stopped it: set once, from
+    any thread. ``aborted`` says that :class:`~llmguard.errors.TaskAborted` was raised in it, ``ended`` that the body is
+    over; ``warned`` are the rules it was warned about.
     """
 
     policy: TaskPolicy
@@ -126,15 +131,17 @@ class Execution:
     depth: int = 0
     entrance: Enter | None = None
     entered: bool = False
+    attempts: int = 0
     calls: int = 0
     refusals: int = 0
     spent_nano: int = 0
     paid: bool = False
     trip: TripNote | None = None
+    aborted: bool = False
     ended: bool = False
     warned: set[str] = field(default_factory=set)
 
     @property
     def trip_names(self) -> tuple[str, str, str]:
         """The trips that stop this run: its task's, its tree's, and that of its name."""
-        return (f"task:{self.key}", f"tree:{self.tree_id}", f"name:{self.name}")
+        return (self.key, f"tree:{self.tree_id}", f"name:{self.name}")

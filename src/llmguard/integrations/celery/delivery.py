@@ -107,5 +107,5 @@ def known(caller: Caller) -> bool:
 
 
 def key_of(task_id: str, nesting: Any) -> str:
-    """What attempts are counted under: a task that replaces itself keeps its id."""
-    return f"{task_id}:{nesting or 0}"
+    """What attempts are counted under, also the name of the task's trip: a task that replaces itself keeps its id."""
+    return f"task:{task_id}:{nesting or 0}"

@@ -1,0 +1,158 @@
+"""How a run of a task asks the quota store for its entry, and what it makes of the answer.
+
+The same for a task that asks before its body and for one that asks with its first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
+
+from llmguard.core.call import UNATTRIBUTED, Caller
+from llmguard.core.notes import TripNote
+from llmguard.core.runaway import KEEP_TRIPS_MS, Execution
+from llmguard.core.runs import KEEP_RUNS_MS, Enter, Entered, Tally, Verdict
+
+_RULES: Final[dict[Verdict, str]] = {
+    "paid": "max_paid_attempts",
+    "lost": "max_redeliveries",
+    "tally": "max_tree_tasks",
+    "breaker": "breaker",
+    "retry_budget": "retry_budget",
+}
+_DUPLICATES: Final[tuple[Verdict, ...]] = ("done", "running")
+_SCOPES: Final = ("task", "tree", "name")
+_BY_THEMSELVES: Final = frozenset({"breaker", "retry_budget", "tripped"})
+"""Rules that the store lifts by itself: no trip has to be set for them."""
+
+_ADVICE: Final = {
+    "max_paid_attempts": "set max_paid_attempts to how often it may be paid for, and it will be stopped there",
+    "max_redeliveries": "set max_redeliveries to how often it may lose its worker, and it will be stopped there",
+    "max_tree_tasks": "if so many are meant, set max_tree_tasks",
+    "max_depth": "if it is meant to go so deep, set max_depth",
+    "max_runtime": "if it may take so long, set max_runtime",
+    "breaker": "if so many failures are normal, set breaker",
+    "retry_budget": "if so many retries are normal, set retry_budget",
+    "double_retry": "call retry() once in a run",
+}
+
+
+class Heard(NamedTuple):
+    """What an answer means: a rule that stops this run, and rules that would have."""
+
+    stop: TripNote | None
+    warned: Sequence[TripNote]
+
+
+def entry(
+    execution: Execution, lease_ms: int, *, max_paid: int, is_retry: bool, duplicates: Sequence[Verdict]
+) -> Enter:
+    """The move that enters a run. ``duplicates`` are the verdicts about other runs of the task that keep this one from
+    running, out of `done` and `running`."""
+    policy = execution.policy
+    watched = [verdict for verdict, rule in _RULES.items() if rule not in policy.enforced]
+    watched += [verdict for verdict in _DUPLICATES if verdict not in duplicates]
+    if not policy.enforced:
+        watched.append("tripped")
+    return Enter(
+        execution.key,
+        execution.run_id,
+        f"name:{execution.name}",
+        lease_ms,
+        trips=execution.trip_names,
+        tallies=_tallies(execution, counts=not is_retry),
+        max_paid=max_paid,
+        max_lost=policy.max_redeliveries,
+        breaker=policy.breaker,
+        retry=policy.retry_budget,
+        is_retry=is_retry,
+        warn_only=tuple(watched),
+    )
+
+
+def _tallies(execution: Execution, *, counts: bool) -> tuple[Tally, ...]:
+    """The tasks of the tree. A retry is not one more."""
+    limit = execution.policy.max_tree_tasks
+    if limit is None:
+        return ()
+    return (Tally(f"tree:{execution.tree_id}", "tasks", limit, KEEP_RUNS_MS, int(counts)),)
+
+
+def hear(execution: Execution, caller: Caller, move: Enter, entered: Entered) -> Heard:
+    """Take in the store's answer to :func:`entry`: `done` and `running` are the asker's to deal with."""
+    execution.entered = entered.verdict == "go"
+    execution.attempts = entered.paid
+    warned = [_note(execution, caller, move, entered, v, "warned") for v in entered.warned if v not in _DUPLICATES]
+    if entered.verdict == "go" or entered.verdict in _DUPLICATES:
+        return Heard(None, warned)
+    return Heard(_note(execution, caller, move, entered, entered.verdict, "tripped"), warned)
+
+
+def trip_until(note: TripNote) -> int | None:
+    """Until when the trip that a note tells of has to be set; None for what ends by itself."""
+    return None if note.rule in _BY_THEMSELVES else note.at + KEEP_TRIPS_MS
+
+
+def tripped(
+    execution: Execution,
+    caller: Caller,
+    rule: str,
+    *,
+    limit: int,
+    seen: int,
+    at: int,
+    unit: str,
+    scope: Literal["task", "tree", "name"] = "task",
+    kind: Literal["tripped", "warned"] = "tripped",
+) -> TripNote:
+    """The note that a rule has stopped, or would have stopped, what an execution belongs to."""
+    return TripNote(
+        scope,
+        execution.trip_names[_SCOPES.index(scope)],
+        rule,
+        limit,
+        seen,
+        at,
+        unit,
+        kind,
+        caller.org,
+        caller.team or UNATTRIBUTED,
+        caller.env or UNATTRIBUTED,
+        caller.feature or UNATTRIBUTED,
+        execution.name,
+        execution.task_id,
+        execution.tree_id,
+        execution.spent_nano,
+        _ADVICE.get(rule, "") if kind == "warned" else "",
+    )
+
+
+def _note(
+    execution: Execution,
+    caller: Caller,
+    move: Enter,
+    entered: Entered,
+    verdict: Verdict,
+    kind: Literal["tripped", "warned"],
+) -> TripNote:
+    scope: Literal["task", "tree", "name"]
+    match verdict:
+        case "paid":
+            scope, limit, seen, unit = "task", move.max_paid, entered.paid, "paid attempts"
+        case "lost":
+            scope, limit, seen, unit = "task", move.max_lost, entered.lost, "lost runs"
+        case "tally":
+            limit = move.tallies[entered.index].limit
+            scope, seen, unit = "tree", limit + 1, "tasks"
+        case "breaker":
+            limit = move.breaker.failures if move.breaker else 0
+            scope, seen, unit = "name", limit, "paid failures"
+        case "retry_budget":
+            limit = move.retry.floor if move.retry else 0
+            scope, seen, unit = "name", limit + 1, "retries a minute"
+        case _:
+            scope, limit, seen, unit = _SCOPES[entered.index], 0, 0, "trips"
+    rule = _RULES.get(verdict, verdict)
+    return tripped(
+        execution, caller, rule, limit=limit or 0, seen=seen, at=entered.now, unit=unit, scope=scope, kind=kind
+    )
