@@ -19,7 +19,7 @@ def register(root: typer.Typer) -> None:
 def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Look at what calls need, and say what to do.
 
-    At ledger, secrets, spool, store, clock, prices and providers; exit status 1 when something failed.
+    At ledger, secrets, spool, store, clock, prices, providers and alerts; exit status 1 when something failed.
     """
     from llmguard.cli.looks import LOOKS
 

@@ -8,7 +8,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -148,10 +148,24 @@ def providers(guard: Guard) -> Iterator[Finding]:
         yield _provider(f"provider {name}", provider)
 
 
+def alerts(guard: Guard) -> Iterator[Finding]:
+    """Somebody hears of trips and budgets, at addresses that take connections."""
+    if not guard.config.alerts:
+        yield Finding("alerts", "ok", "none are configured: trips and budgets are told in the log only")
+    for index, alert in enumerate(guard.config.alerts):
+        found = _reached(f"alerts[{index}]", alert.proxy or alert.url.get_secret_value())
+        tested = f"{found.detail}; `llmguard alerts test` sends one"
+        yield replace(found, detail=tested) if found.state == "ok" else found
+
+
 def _provider(subject: str, provider: Provider) -> Finding:
     if provider.address is None:
         return Finding(subject, "ok", "built in")
-    parts = urlsplit(provider.proxy or provider.address)
+    return _reached(subject, provider.proxy or provider.address)
+
+
+def _reached(subject: str, address: str) -> Finding:
+    parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     where = f"{parts.hostname}:{port}"
     try:
@@ -165,4 +179,12 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-LOOKS: Final[tuple[Callable[[Guard], Iterator[Finding]], ...]] = (ledger, secrets, spool, store, prices, providers)
+LOOKS: Final[tuple[Callable[[Guard], Iterator[Finding]], ...]] = (
+    ledger,
+    secrets,
+    spool,
+    store,
+    prices,
+    providers,
+    alerts,
+)

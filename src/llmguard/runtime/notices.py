@@ -131,30 +131,34 @@ class Notices:
 
     def _deliver(self, index: int, alert: Alert) -> None:
         receiver, line = self._alerts[index]
-        for pause in (*_PAUSES, None):
+        for pause in (*_PAUSES, 0):
+            last = not pause or line.stopping.is_set()
             try:
                 receiver.post(alert)
             except AlertFailed as error:
-                if pause is None or line.stopping.wait(pause):
+                if last:
                     self._count("alert", "failed")
                     log.error("an alert was not delivered: %s; it said: %s", error, alert.text)
                     return
+                line.stopping.wait(pause)
             else:
                 self._count("alert", "delivered")
                 return
 
     def _write(self, row: TripRow | DeadLetter) -> None:
         while True:
+            last = self._rows.stopping.is_set()
             try:
                 if isinstance(row, TripRow):
                     self._ledger.trips.add(row, self._actor)
                 else:
                     self._ledger.dead_letters.add(row)
             except LedgerUnavailable as error:
-                if self._rows.stopping.wait(_LEDGER_PAUSE):
+                if last:
                     log.error("the ledger did not take a row: %s; it was %s", error, row.id)
                     self._count("row", "failed")
                     return
+                self._rows.stopping.wait(_LEDGER_PAUSE)
             else:
                 self._count("row", "written")
                 return

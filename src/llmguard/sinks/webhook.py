@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -92,17 +93,19 @@ class Webhook:
         """Whether this kind of alert goes there."""
         return kind in self._on
 
+    @cached_property
+    def _client(self) -> httpx2.Client:
+        # Alerts are rare: a connection of its own for each is one that cannot have gone stale in between.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        return httpx2.Client(timeout=TIMEOUT, proxy=self._proxy, trust_env=False, follow_redirects=False, limits=limits)
+
     def post(self, alert: Alert) -> None:
         """Deliver an alert, or raise :class:`AlertFailed`. Waits at most a few times :data:`TIMEOUT`."""
         body = alert.body
         headers = {"content-type": "application/json", "user-agent": "llmguard"}
         headers[SIGNATURE] = signature(self._keys, int(self._clock()), body)
         try:
-            # Alerts are rare: a connection of its own for each is one that cannot have gone stale in between.
-            with (
-                httpx2.Client(timeout=TIMEOUT, proxy=self._proxy, trust_env=False, follow_redirects=False) as client,
-                client.stream("POST", self._url, content=body, headers=headers) as answer,
-            ):
+            with self._client.stream("POST", self._url, content=body, headers=headers) as answer:
                 status = answer.status_code
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             raise AlertFailed(f"{self.host}: {type(error).__name__}") from error
