@@ -21,7 +21,7 @@ def findings(cli: Cli, *, code: int = 0) -> dict[str, tuple[str, str]]:
 def test_a_fresh_directory(cli: Cli) -> None:
     cli.configure(SANDBOX)
     found = findings(cli)
-    assert list(found) == ["ledger", "secrets", "spool", "store", "clock", "prices", "provider sandbox"]
+    assert list(found) == ["ledger", "secrets", "spool", "store", "clock", "prices", "provider sandbox", "alerts"]
     assert found["ledger"][0] == "warning"
     assert {state for subject, (state, _) in found.items() if subject != "ledger"} == {"ok"}
     assert cli.files() == {"llmguard.yaml"}

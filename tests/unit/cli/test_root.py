@@ -12,8 +12,14 @@ import pytest
 from llmguard.ledger.reports import DIMENSIONS
 from tests.support.cli import SANDBOX, Cli
 
-COMMANDS = {"serve", "check-config", "migrate", "doctor", "report", "keys", "budgets", "objects", "config"}
-READING = ["report", "doctor", "check-config", "migrate", "config show", "config schema", "keys list", "budgets list"]
+COMMANDS = {
+    *("serve", "check-config", "migrate", "doctor", "report", "keys", "budgets", "objects", "config"),
+    *("trips", "dlq", "audit", "alerts"),
+}
+READING = [
+    *("report", "doctor", "check-config", "migrate", "config show", "config schema", "keys list", "budgets list"),
+    *("trips list", "trips show", "dlq list", "audit verify", "audit tail", "audit export", "alerts key"),
+]
 PEPPER, SIGNING, CACHE = (word * 4 for word in ("0123456789abcdef", "fedcba9876543210", "02468ace13579bdf"))
 SECRETS = f"secrets: {{pepper: {PEPPER}, signing: {SIGNING}, cache: {CACHE}}}\n"
 
@@ -47,6 +53,10 @@ def test_report_says_by_what_one_can_group(cli: Cli) -> None:
         "keys rotate",
         "serve --port 70000",
         "report extra",
+        "dlq requeue",
+        "dlq requeue --app nowhere:app",
+        "trips reset",
+        "audit verify --expect 1",
     ],
 )
 def test_wrong_usage_is_exit_status_2(cli: Cli, arguments: str) -> None:
@@ -54,7 +64,19 @@ def test_wrong_usage_is_exit_status_2(cli: Cli, arguments: str) -> None:
     assert cli.files() == set()
 
 
-@pytest.mark.parametrize("command", ["keys list", "report", "budgets list", "migrate", "keys create --team t"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "keys list",
+        "report",
+        "budgets list",
+        "migrate",
+        "keys create --team t",
+        "trips list",
+        "dlq list",
+        "audit verify",
+    ],
+)
 @pytest.mark.parametrize(
     ("ledger", "said"),
     [
