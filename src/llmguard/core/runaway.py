@@ -49,6 +49,7 @@ SAFE_RULES: Final = frozenset({"max_paid_attempts", "max_redeliveries", "identic
 Duplicates = Literal["defer", "ignore", "run"]
 OnAbort = Literal["fail", "reject"]
 OnUnavailable = Literal["local", "deny", "allow"]
+Mode = Literal["enforce", "warn", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class TaskPolicy:
     on_abort: OnAbort = "fail"
     on_unavailable: OnUnavailable = "local"
     max_runtime: int | None = 1_800_000
-    mode: Literal["enforce", "warn", "off"] = "enforce"
+    mode: Mode = "enforce"
     asks_first: bool = True
     enforced: frozenset[str] = RULES
     chosen: frozenset[str] = frozenset()
