@@ -110,6 +110,7 @@ class Call:
     call, 0 where it has none.
     ``op`` and ``upstream`` come from the route: what kind of operation it is (`generate`, `free`, `object`,
     `passthrough`) and the provider that its path names. ``raw_headers`` are the request's headers as they came.
+    ``memo`` takes what anybody concludes from the head alone; calls with the same head share one where that is known.
     """
 
     dialect: str
@@ -144,6 +145,7 @@ class Call:
     op: str = "generate"
     upstream: str | None = None
     raw_headers: Sequence[tuple[bytes, bytes]] = ()
+    memo: dict[Any, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 Headers = list[tuple[bytes, bytes]]
+Fields = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(slots=True, eq=False)
@@ -21,7 +22,7 @@ class Outgoing:
 
     method: str
     target: bytes
-    headers: Headers
+    headers: Fields
     body: bytes
     before_send: Callable[[], None]
     hold_up_to: int = 0

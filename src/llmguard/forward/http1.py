@@ -10,7 +10,7 @@ import re
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from llmguard.forward.engine import Headers
+from llmguard.forward.engine import Fields, Headers
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
@@ -29,6 +29,7 @@ _OWN_FIELDS = frozenset(
 )
 _BREAKS = b"\r\n\0"
 _MAX_KNOWN_NAMES = 1024
+_MAX_KNOWN_BLOCKS = 256
 _FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"content-type"})
 _MAX_LENGTH_DIGITS = 40
 _NO_BODY = frozenset({204, 304})
@@ -37,16 +38,17 @@ _NO_BODY = frozenset({204, 304})
 class RequestEncoder:
     """Writes request heads for one origin.
 
-    Names are checked once and remembered; values are checked all at once, because a call's head has a dozen.
+    Names are checked once and remembered, and so are whole blocks of fields, because a caller's calls have the same.
     """
 
-    __slots__ = ("_known", "_version_and_host")
+    __slots__ = ("_blocks", "_known", "_version_and_host")
 
     def __init__(self, authority: str) -> None:
         self._version_and_host = b" HTTP/1.1\r\nhost: " + authority.encode("ascii")
         self._known: set[bytes] = set()
+        self._blocks: dict[tuple[tuple[bytes, bytes], ...], bytes] = {}
 
-    def head(self, method: str, target: bytes, headers: Headers, length: int) -> bytes:
+    def head(self, method: str, target: bytes, headers: Fields, length: int) -> bytes:
         """The head of a request with a body of ``length`` bytes.
 
         Raises ValueError for a method, target, name or value that could change where the request ends or who it is
@@ -56,15 +58,24 @@ class RequestEncoder:
             raise ValueError(f"method {method!r} is not forwarded")
         if not _TARGET.fullmatch(target):
             raise ValueError("a request target starts with / and holds only visible ASCII without #")
+        fields = tuple(headers)
+        block = self._blocks.get(fields) or self._block(fields)
+        end = b"\r\ncontent-length: %d\r\n\r\n" % length if length or method in _WITH_LENGTH else b"\r\n\r\n"
+        return b"".join((_METHODS[method], target, block, end))
+
+    def _block(self, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+        """The head between target and length, checked: values all at once, because a call has a dozen."""
         known = self._known
         for name, _ in headers:
             if name not in known:
                 self._check_name(name)
-        fields = b"\r\n".join([self._version_and_host, *[b": ".join(field) for field in headers]])
-        if len(fields) - len(fields.translate(None, _BREAKS)) != 2 * len(headers) + 2:
+        block = b"\r\n".join([self._version_and_host, *[b": ".join(field) for field in headers]])
+        if len(block) - len(block.translate(None, _BREAKS)) != 2 * len(headers) + 2:
             raise ValueError("a header value holds a line break or NUL")
-        end = b"\r\ncontent-length: %d\r\n\r\n" % length if length or method in _WITH_LENGTH else b"\r\n\r\n"
-        return b"".join((_METHODS[method], target, fields, end))
+        if len(self._blocks) >= _MAX_KNOWN_BLOCKS:
+            self._blocks.clear()
+        self._blocks[headers] = block
+        return block
 
     def _check_name(self, name: bytes) -> None:
         if not _TOKEN.fullmatch(name):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from llmguard.core.call import Call
 from llmguard.core.decision import Target
 from llmguard.core.edge import outgoing_headers, outgoing_query
-from llmguard.forward.engine import Engine, Headers, Outgoing
+from llmguard.forward.engine import Engine, Fields, Outgoing
 
 HOLD_UP_TO = 256 * 1024
 """Bytes of a whole reply that are held to put its cost into the head."""
@@ -45,21 +45,29 @@ class Upstream:
 
         ``tenant`` keeps idempotency keys of different teams apart.
         """
-        headers: Headers = outgoing_headers(call.raw_headers, call.family, tenant)
-        if self._keys is not None:
-            headers.append(next(self._keys))
+        key = next(self._keys) if self._keys is not None else None
+        found: tuple[bytes, Fields] | None = call.memo.get((self, key, tenant))
+        if found is None:
+            found = self._target(call.path, call), self._fields(call, key, tenant)
+            call.memo[self, key, tenant] = found
+        address, fields = found
+        path = call.path if call.model == target.model else _renamed(call, target)
+        if path is not call.path:
+            address = self._target(path, call)
+        return Outgoing(call.method, address, fields, body, before_send, 0 if call.stream else HOLD_UP_TO)
+
+    def _fields(self, call: Call, key: tuple[bytes, bytes] | None, tenant: str | None) -> Fields:
+        fields = outgoing_headers(call.raw_headers, call.family, tenant)
+        if key is not None:
+            fields.append(key)
         if call.family == "anthropic" and "anthropic-version" not in call.headers:
-            headers.append(_ANTHROPIC_VERSION)
-        path = join_path(self._base_path, call.path if call.model == target.model else _renamed(call, target))
+            fields.append(_ANTHROPIC_VERSION)
+        return tuple(fields)
+
+    def _target(self, path: str, call: Call) -> bytes:
+        path = join_path(self._base_path, path)
         query = outgoing_query(call.query, call.family) if call.query else ""
-        return Outgoing(
-            call.method,
-            (f"{path}?{query}" if query else path).encode("latin-1"),
-            headers,
-            body,
-            before_send,
-            0 if call.stream else HOLD_UP_TO,
-        )
+        return (f"{path}?{query}" if query else path).encode("latin-1")
 
 
 def _renamed(call: Call, target: Target) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from llmguard.core.call import Call, Request
@@ -18,6 +20,7 @@ from llmguard.providers import registry
 from llmguard.providers.objects import bind
 from llmguard.providers.routes import Op, Route, RouteTable, spoken_family
 from llmguard.proxy.callers import Caller, Callers, Receive
+from llmguard.proxy.heads import MEMO
 from llmguard.proxy.models import ModelList
 from llmguard.runtime.ids import uuid7
 
@@ -37,10 +40,29 @@ CALL_SECONDS = 3_600.0
 
 _FALLBACK = registry.dialect("openai_chat", "openai")
 """Renders errors where no route is known."""
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class HungUp(Exception):
     """The caller went away before its request was whole."""
+
+
+@dataclass(slots=True, eq=False)
+class Head:
+    """What a request head says that is served: one for all requests with the same head, where the server tells.
+
+    ``headers`` and ``raw`` are its fields as text by name and as they came; ``memo`` takes what others conclude from
+    the head alone.
+    """
+
+    method: str
+    query: str
+    headers: Mapping[str, str]
+    raw: Sequence[tuple[bytes, bytes]]
+    route: Route
+    dialect: Dialect
+    secret: str | None
+    memo: dict[Any, Any] = field(default_factory=dict)
 
 
 class Gateway:
@@ -83,31 +105,43 @@ class Gateway:
             self.callers.leave(caller)
 
     async def _answer(self, scope: Scope, receive: Receive, event_id: str, caller: Caller) -> Reply:
-        method, raw_path = scope["method"], _raw_path(scope)
-        head = check_head(method, raw_path, scope["query_string"], scope["headers"], self._limits)
-        if isinstance(head, Violation):
-            return self._bad(self._shape(method, raw_path), event_id, head.status, head.code, head.message)
-        path = raw_path.decode("ascii")
-        if method == "GET" and (local := self._local(path)) is not None:
-            return local
-        route = self._routes.match(method, path, spoken_family(head))
-        if route is None:
-            return self._bad(_FALLBACK, event_id, 404, "unknown_route", f"{method} {path} is not served here")
-        dialect = registry.dialect(route.dialect, route.family)
-        request = Request(method, route.path, scope["query_string"].decode("ascii"), head)
+        memo = scope.get("extensions", _NONE).get(MEMO, _NONE)
+        head = memo.get(self) or self._read_head(scope, event_id)
+        if not isinstance(head, Head):
+            return head
+        if memo is not _NONE:
+            memo[self] = head
+        route, dialect = head.route, head.dialect
+        request = Request(head.method, route.path, head.query, head.headers)
         try:
             request.body = await _read_body(receive, self._limits.body)
             call = bind(dialect.parse(request, route.endpoint, route.model), route)
-            call.raw_headers = scope["headers"]
         except BadCall as bad:
             return self._bad(dialect, event_id, bad.status, bad.code, bad.message, bad.param)
+        call.raw_headers, call.memo = head.raw, head.memo
         self.callers.listen(caller)
         caller.extend(CALL_SECONDS)
         if call.stream:
             caller.watch()
         if route.op is Op.MODELS:
-            return await self._list_models(call, route, dialect, credential(head), event_id)
-        return await self._relay(call, dialect, credential(head), event_id)
+            return await self._list_models(call, route, dialect, head.secret, event_id)
+        return await self._relay(call, dialect, head.secret, event_id)
+
+    def _read_head(self, scope: Scope, event_id: str) -> Head | Reply:
+        """Check a head and find its route; or the reply to one that goes nowhere."""
+        method, raw_path = scope["method"], _raw_path(scope)
+        headers = check_head(method, raw_path, scope["query_string"], scope["headers"], self._limits)
+        if isinstance(headers, Violation):
+            return self._bad(self._shape(method, raw_path), event_id, headers.status, headers.code, headers.message)
+        path = raw_path.decode("ascii")
+        if method == "GET" and (local := self._local(path)) is not None:
+            return local
+        route = self._routes.match(method, path, spoken_family(headers))
+        if route is None:
+            return self._bad(_FALLBACK, event_id, 404, "unknown_route", f"{method} {path} is not served here")
+        dialect = registry.dialect(route.dialect, route.family)
+        query = scope["query_string"].decode("ascii")
+        return Head(method, query, headers, scope["headers"], route, dialect, credential(headers))
 
     def _shape(self, method: str, raw_path: bytes) -> Dialect:
         """The dialect to refuse a bad head in: that of its path, which is looked up and used for nothing else."""

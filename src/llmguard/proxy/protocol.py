@@ -3,7 +3,8 @@
 Parsing is llhttp's strict mode; what that leaves open (versions, upgrades, trailers, targets, sizes) is decided here,
 and whatever two programs could read in two ways is refused. A request costs one write and no timer. It is handed to the
 application when it is whole; one that is large, slow or waits for `100 Continue` is handed over earlier. Requests sent
-ahead are answered one by one, in order. A caller that closes its sending side has hung up.
+ahead are answered one by one, in order. A caller that closes its sending side has hung up. A head that repeats the last
+one is not parsed again (see :mod:`llmguard.proxy.heads`).
 
 Of uvicorn's options it heeds the application, the root path, the default headers and the keep-alive time; it writes no
 access log, switches to no other protocol and knows no limit of concurrency.
@@ -27,6 +28,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from llmguard.proxy.cycle import CLOSE, Cycle, Fields, Message, encode_head
+from llmguard.proxy.heads import MEMO, KnownHead, learn
 
 HEAD_BYTES = 64 * 1024
 """Of a request's head, and of whatever else brings no progress, such as trailers."""
@@ -73,6 +75,7 @@ class HttpProtocol(asyncio.Protocol):
         self._parser: Any = httptools.HttpRequestParser(self)
         self._url = b""
         self._fields: Fields = []
+        self._known: KnownHead | None = None
         self._running: Cycle | None = None
         self._incoming: Cycle | None = None
         self._waiting: deque[Cycle] = deque()
@@ -100,6 +103,36 @@ class HttpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        between = not (self._barren or self._in_head or self._incoming or self._waiting or self._running)
+        if between and self._known is not None and len(data) <= BODY_BYTES:
+            body = self._known.body_in(data)
+            if body is not None:
+                self._take(self._known, body)
+                return
+        self._parse(data)
+        if between and len(self._waiting) == 1:
+            self._remember(data, self._waiting[0])
+        if self._running is None:
+            self._advance()
+        elif self._waiters:
+            self._wake()
+
+    def _take(self, known: KnownHead, body: bytes) -> None:
+        """A whole request whose head is the last one's."""
+        self._age = 0
+        cycle = Cycle(self, known.scope(len(body), self._app_state), keep_alive=True, whole=True)
+        if body:
+            cycle.add(body)
+            self._unread += len(body)
+        self._waiting.append(cycle)
+        self._start()
+
+    def _remember(self, data: bytes, cycle: Cycle) -> None:
+        """Keep the head of a request that arrived alone and at once."""
+        if cycle.whole and cycle.keep_alive and not (self._barren or self._in_head):
+            self._known = learn(data, cycle.unread, cycle.scope)
+
+    def _parse(self, data: bytes) -> None:
         self._barren += len(data)
         try:
             self._parser.feed_data(data)
@@ -111,10 +144,6 @@ class HttpProtocol(asyncio.Protocol):
             self._refuse((400, "bad_request", f"This is not proper HTTP/1.1: {error}."))
         if self._barren > HEAD_BYTES:
             self._refuse(LARGE_HEAD)
-        if self._running is None:
-            self._advance()
-        elif self._waiters:
-            self._wake()
 
     def eof_received(self) -> None:
         self._hang_up()
@@ -245,6 +274,7 @@ class HttpProtocol(asyncio.Protocol):
             "query_string": query,
             "root_path": root,
             "headers": self._fields,
+            "extensions": {MEMO: {}},
             "state": self._app_state.copy(),
             "scheme": self._scheme,
             "client": self._client,

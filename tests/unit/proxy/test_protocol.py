@@ -222,6 +222,7 @@ def test_the_scope_has_everything_of_asgi_and_the_path_as_it_came() -> None:
             "query_string": b"x=%41&y",
             "root_path": "/base",
             "headers": [(b"host", b"a"), (b"x-one", b"1"), (b"x-one", b"2"), (b"x-high", b"\xe9")],
+            "extensions": {"llmguard.head": {}},
             "state": {},
             "client": None,
             "server": None,
