@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from llmguard.errors import ConfigError, LedgerUnavailable, Problem
+from llmguard.ledger.forks import Gate
 
 BUSY_MS = 5_000
 CONNECT_S = 5
@@ -47,6 +49,7 @@ def _sqlite(url: URL) -> Engine:
     event.listen(engine, "do_connect", _private_file)
     event.listen(engine, "connect", _sqlite_pragmas)
     event.listen(engine, "begin", _sqlite_begin)
+    _open_files.add(engine)
     return engine
 
 
@@ -95,7 +98,7 @@ def _sqlite_begin(connection: Connection) -> None:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction that writes; committed at the end, rolled back by an exception."""
-    with _errors(engine), engine.connect() as connection:
+    with _errors(engine), _between_forks(engine), engine.connect() as connection:
         connection.execution_options(llmguard_begin="BEGIN IMMEDIATE")
         with connection.begin():
             yield connection
@@ -104,11 +107,25 @@ def writing(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """One read-only transaction that sees one snapshot."""
-    with _errors(engine), engine.connect() as connection:
+    with _errors(engine), _between_forks(engine), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin():
             yield connection
+
+
+def _between_forks(engine: Engine) -> AbstractContextManager[None]:
+    """No process forks while an SQLite file is in use. (Connections to a server are simply left to the parent.)"""
+    return _gate if engine.dialect.name == "sqlite" else nullcontext()
+
+
+def _close_files() -> None:
+    for engine in list(_open_files):
+        engine.dispose()
+
+
+_open_files: weakref.WeakSet[Engine] = weakref.WeakSet()
+_gate = Gate(_close_files)
 
 
 @contextmanager

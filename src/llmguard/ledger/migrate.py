@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from llmguard.ledger.engine import create_engine, reading, writing
 VERSION_TABLE = "llmguard_alembic_version"
 # Any constant serves, as long as every llmguard takes the same one.
 _ADVISORY_LOCK = 0x6C6C6D67
+_one_at_a_time = threading.Lock()
 
 
 def scripts() -> Path:
@@ -38,7 +40,8 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
     Everything happens in one transaction. Raises :class:`llmguard.errors.LedgerUnavailable`.
     """
-    with writing(engine) as connection:
+    # Alembic keeps what it works on in globals.
+    with writing(engine) as connection, _one_at_a_time:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         command.upgrade(_config(connection=connection), revision)
