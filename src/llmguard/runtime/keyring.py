@@ -39,6 +39,8 @@ class Keyring:
         self._salt = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._version = 0
+        self.asked = False
+        """Whether the ledger was ever asked for a key; before that there is nothing to refresh."""
 
     def verify(self, text: str) -> Verdict | Awaitable[Verdict]:
         """Who holds this key, or why it is no good. The awaitable raises LedgerUnavailable."""
@@ -66,6 +68,7 @@ class Keyring:
         return known.verdict if known is not None and (known.until is _FOREVER or now_ms() < known.until) else None
 
     def _look_up(self, text: str, digest: bytes, key_id: str) -> Verdict:
+        self.asked = True
         version = self._version
         found = self._keys.lookup(text)
         if isinstance(found, Verified):

@@ -14,7 +14,7 @@ SOON = 0.02
 
 
 class Rounds(Generic[W]):
-    """Does each of ``works`` every so many seconds, beginning at once. ``do`` does one of them, and must not raise.
+    """Does each of ``works`` every so many seconds, the first of them at once. ``do`` does one, and must not raise.
 
     The thread is a daemon: :meth:`stop` waits for it no longer than it is told to.
     """
@@ -22,7 +22,9 @@ class Rounds(Generic[W]):
     def __init__(self, name: str, works: Mapping[W, float], do: Callable[[W], None]) -> None:
         self._works = works
         self._do = do
-        self._due = dict.fromkeys(works, 0.0)
+        now = time.monotonic()
+        self._due = {work: now + seconds for work, seconds in works.items()}
+        self._due[next(iter(works))] = now
         self._hurried: W | None = None
         self._wake = threading.Event()
         self._stopping = False

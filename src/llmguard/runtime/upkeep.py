@@ -136,7 +136,7 @@ class Upkeep(Generic[L]):
 
     def refresh_keys(self) -> Work:
         """Hear of keys that changed."""
-        if self.health.ledger is None:
+        if self.health.ledger is None and self._keyring.asked:
             yield self._wait(self._keyring.refresh)
 
     def write_counts(self) -> Work:
