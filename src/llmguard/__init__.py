@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         refusal,
         uninstrument,
     )
+    from llmguard.integrations.wsgi import wsgi_app
     from llmguard.runtime.context import checkpoint, context
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "instrument",
     "refusal",
     "uninstrument",
+    "wsgi_app",
 ]
 
 _HOMES = {
@@ -56,6 +58,7 @@ _HOMES = {
     "instrument": "llmguard.integrations.httpx",
     "refusal": "llmguard.integrations.httpx",
     "uninstrument": "llmguard.integrations.httpx",
+    "wsgi_app": "llmguard.integrations.wsgi",
 }
 
 

@@ -32,12 +32,17 @@ def _upstream(name: str, provider: Provider) -> Upstream:
     keys = [key.get_secret_value() for key in provider.keys]
     if provider.address is None:
         return Upstream(name, provider.dialect, SandboxEngine(), "", keys)
+    origin = origin_of(name, provider.address, provider)
+    return Upstream(name, provider.dialect, _engine(provider, origin), origin.base_path, keys)
+
+
+def origin_of(name: str, address: str, provider: Provider) -> Origin:
+    """Where a provider is. Raises ConfigError."""
     try:
-        origin = Origin.parse(provider.address, internal=provider.internal)
+        return Origin.parse(address, internal=provider.internal)
     except ValueError as error:
         fix = "write a base URL such as https://api.openai.com/v1"
         raise ConfigError([Problem(f"providers.{name}.base_url", str(error), fix)]) from error
-    return Upstream(name, provider.dialect, _engine(provider, origin), origin.base_path, keys)
 
 
 def _engine(provider: Provider, origin: Origin) -> Engine:
@@ -45,11 +50,12 @@ def _engine(provider: Provider, origin: Origin) -> Engine:
     if provider.proxy is not None or provider.http2:
         from llmguard.forward.httpx2_engine import Httpx2Engine  # noqa: PLC0415  memory that few processes need
 
-        return Httpx2Engine(origin, limits, _timeouts(provider.timeouts), proxy=provider.proxy, http2=provider.http2)
-    return Pool(origin, limits, _timeouts(provider.timeouts))
+        return Httpx2Engine(origin, limits, timeouts_of(provider.timeouts), proxy=provider.proxy, http2=provider.http2)
+    return Pool(origin, limits, timeouts_of(provider.timeouts))
 
 
-def _timeouts(limits: TimeLimits) -> Timeouts:
+def timeouts_of(limits: TimeLimits) -> Timeouts:
+    """A provider's time limits in seconds."""
     return Timeouts(
         connect=limits.connect / 1000,
         queue=limits.queue / 1000,

@@ -10,6 +10,7 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from typing import NoReturn
 
 from llmguard.errors import UpstreamError
@@ -18,6 +19,8 @@ from llmguard.forward.dns import Endpoint, resolve_now
 from llmguard.forward.options import Origin, Timeouts
 
 _READ = 64 * 1024
+_ASK_S = 0.25
+"""How often a caller is asked after whose connection cannot be polled."""
 _ENDED = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -142,19 +145,37 @@ class Line:
 
     def _wait(self, events: int, deadline: float, caller: Caller | None) -> int:
         """Until the socket is ready for ``events``; returns those that came."""
-        watched = -1 if caller is None else caller.fileno()
+        watch = Watch(caller)
         while True:
-            poll = select.poll()
-            poll.register(self._plain, events)
-            if watched >= 0:
-                poll.register(watched, select.POLLIN)
             left = deadline - time.monotonic()
-            ready = dict(poll.poll(max(left * 1000, 0)))
+            ready = watch.poll(left, {self._plain: events})
             if self._plain in ready:
                 return ready[self._plain]
-            if ready.get(watched, 0) & _ENDED and caller is not None:
-                if caller.gone():
-                    raise CallerGone
-                watched = -1  # the next request of a caller who is still there
-            elif left <= 0:
+            if left <= 0:
                 raise TooLate
+
+
+class Watch:
+    """Looks at a caller while something else is waited for."""
+
+    def __init__(self, caller: Caller | None) -> None:
+        self._caller = caller
+        self._number = -1 if caller is None else caller.fileno()
+        self._asks = caller is not None and self._number < 0
+
+    def poll(self, seconds: float, others: Mapping[int, int]) -> dict[int, int]:
+        """Wait for one of ``others`` (descriptors and their events), the caller, or so many seconds.
+
+        Raises CallerGone.
+        """
+        poll = select.poll()
+        for number, events in others.items():
+            poll.register(number, events)
+        if self._number >= 0:
+            poll.register(self._number, select.POLLIN)
+        ready = dict(poll.poll(max(min(seconds, _ASK_S) if self._asks else seconds, 0) * 1000))
+        if self._caller is not None and (self._asks or ready.get(self._number, 0) & _ENDED):
+            if self._caller.gone():
+                raise CallerGone
+            self._number = -1  # the next request of a caller who is still there
+        return ready

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import select
 import time
 
 from llmguard.errors import UpstreamError
-from llmguard.forward.blocking.engine import Caller, CallerGone
+from llmguard.forward.blocking.engine import Caller
+from llmguard.forward.blocking.line import Watch
 from llmguard.forward.engine import Headers, Outgoing
 from llmguard.forward.sandbox import SandboxCore, pieces_of
 
@@ -66,15 +66,6 @@ class BlockingSandboxReply:
 
 def _pause(milliseconds: float, caller: Caller | None) -> None:
     """Wait, unless the caller hangs up meanwhile."""
-    end = time.monotonic() + milliseconds / 1000
-    watched = -1 if caller is None else caller.fileno()
+    end, watch = time.monotonic() + milliseconds / 1000, Watch(caller)
     while (left := end - time.monotonic()) > 0:
-        if watched < 0 or caller is None:
-            time.sleep(left)
-            continue
-        poll = select.poll()
-        poll.register(watched, select.POLLIN)
-        if poll.poll(left * 1000):
-            if caller.gone():
-                raise CallerGone
-            watched = -1
+        watch.poll(left, {})

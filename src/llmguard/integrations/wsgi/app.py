@@ -1,0 +1,150 @@
+"""The gateway as a WSGI application: every worker of every server serves it with its own thread or greenlet."""
+
+from __future__ import annotations
+
+import http
+import json
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+from llmguard.config.loading import Source
+from llmguard.core.edge import credential
+from llmguard.forward.blocking.build import build_engines
+from llmguard.forward.blocking.engine import CallerGone
+from llmguard.forward.blocking.relay import BlockingRelay, BlockingReply
+from llmguard.forward.build import build_upstreams
+from llmguard.forward.engine import Headers
+from llmguard.forward.relay import Reply, refused
+from llmguard.guard import Guard, get_guard
+from llmguard.integrations.wsgi.environ import BodyMissing, Environ, caller_of, header_pairs, raw_path, read_body
+from llmguard.providers.base import mask_secrets
+from llmguard.providers.routes import Op
+from llmguard.proxy.front import Front
+from llmguard.runtime.ids import uuid7
+from llmguard.runtime.process import ProcessService
+
+log = logging.getLogger("llmguard.wsgi")
+
+StartResponse = Callable[..., Any]
+
+_JSON = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+_PHRASES = {status.value: status.phrase for status in http.HTTPStatus} | {499: "Client Closed Request"}
+_GONE = BlockingReply(499, [], b"")
+
+
+def wsgi_app(guard: Guard | Source = None) -> WsgiApplication:
+    """The gateway for WSGI servers; ``guard`` is one, or a configuration, or None for the default one.
+
+    It starts with the first request that it serves, in each process for itself, so it survives `--preload`.
+    """
+    if guard is None:
+        return WsgiApplication(get_guard())
+    return WsgiApplication(guard if isinstance(guard, Guard) else Guard(guard))
+
+
+class WsgiApplication:
+    """See :func:`wsgi_app`."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._front = Front(guard)
+        self._relay: tuple[ProcessService, BlockingRelay] | None = None
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        event_id, method = uuid7(), environ["REQUEST_METHOD"]
+        try:
+            reply = self._answer(environ, method, event_id)
+        except (CallerGone, BodyMissing) as error:
+            log.info("request %s ended: the caller hung up (%s)", event_id, type(error).__name__)
+            reply = _GONE
+        return _sent(reply, method, start_response)
+
+    def _answer(self, environ: Environ, method: str, event_id: str) -> BlockingReply:
+        path = raw_path(environ)
+        relay = self._running()
+        if method == "GET" and (local := self._local(path)) is not None:
+            return local
+        query = environ.get("QUERY_STRING", "").encode("latin-1")
+        opened = self._front.open(method, path, query, header_pairs(environ), event_id)
+        if isinstance(opened, Reply):
+            return _plain(opened)
+        call = self._front.call(opened, read_body(environ, self._front.limits.body))
+        if isinstance(call, Reply):
+            return _plain(call)
+        secret = credential(opened.headers)
+        if opened.route.op is Op.MODELS:
+            refusal = relay.verify(call, opened.dialect, secret, event_id)
+            return _plain(refused(opened.dialect, refusal, event_id) if refusal else self._front.models(opened))
+        return relay(call, opened.dialect, secret, event_id, caller_of(environ))
+
+    def _running(self) -> BlockingRelay:
+        """The relay of this process."""
+        service = self._guard.process()
+        running = self._relay
+        if running is None or running[0] is not service:
+            upstreams = build_upstreams(self._guard.config)
+            drains = frozenset(name for name in upstreams if self._guard.config.on_disconnect(name) == "drain")
+            stages = self._guard.stages(service.owner)
+            engines = build_engines(self._guard.config)
+            relay = BlockingRelay(service, stages, upstreams, engines, mask_secrets, drains)
+            running = self._relay = service, relay
+        return running[1]
+
+    def _local(self, path: bytes) -> BlockingReply | None:
+        if path == b"/livez":
+            return BlockingReply(200, _JSON, b'{"status":"alive"}')
+        if path == b"/readyz":
+            reasons = self._guard.process().not_ready()
+            body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
+            return BlockingReply(503 if reasons else 200, _JSON, body)
+        return None
+
+
+def _plain(reply: Reply) -> BlockingReply:
+    return BlockingReply(reply.status, reply.headers, reply.body)
+
+
+def _sent(reply: BlockingReply, method: str, start_response: StartResponse) -> Iterable[bytes]:
+    headers = _native(reply.headers)
+    status = f"{reply.status} {_PHRASES.get(reply.status, 'Unknown')}"
+    if reply.body is not None:
+        start_response(status, [*headers, ("content-length", str(len(reply.body)))])
+        return [] if method == "HEAD" else [reply.body]
+    assert reply.chunks is not None
+    start_response(status, headers)
+    return Body(reply.chunks, reply.release)
+
+
+def _native(headers: Headers) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+
+
+class Body(Iterator[bytes]):
+    """The chunks of a reply. However the server ends with it, the call is closed and recorded.
+
+    ``close`` is what WSGI servers call at the end. A worker that is stopped in the midst of a chunk raises there
+    (gunicorn's SystemExit, a killed greenlet), and its server may not get so far as to call it.
+    """
+
+    def __init__(self, chunks: Generator[bytes, None, None], release: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._release = release
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._chunks)
+        except CallerGone:
+            self.close()
+            raise StopIteration from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Free the provider's connection and record the call. Idempotent."""
+        try:
+            self._chunks.close()
+        finally:
+            self._release()
