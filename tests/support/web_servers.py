@@ -45,7 +45,8 @@ def command(kind: str, application: str, port: int) -> list[str]:
             shape = ["-k", worker, "-w", "2", *threads]
             return [*python, "gunicorn", *shape, "-b", address, "--no-control-socket", application]
         case ("waitress", _, _):
-            return [*python, "waitress", f"--listen={address}", "--threads=8", "--channel-request-lookahead=1", application]
+            watching = "--channel-request-lookahead=1"
+            return [*python, "waitress", f"--listen={address}", "--threads=8", watching, application]
         case ("werkzeug", _, _):
             module, _, name = application.partition(":")
             code = (
