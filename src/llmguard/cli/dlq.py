@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,16 +72,8 @@ def requeue(
     They count as new tasks: with attempts and a tree of their own, charged to the team and feature of the old ones.
     """
     application = _load(celery)
-    runs: list[dict[str, Any]] = []
-    failure = ""
     with open_ledger(open_guard(config)) as ledger:
-        while len(runs) < most and not failure:
-            claimed = ledger.dead_letters.claim(uuid7, actor(), ids=ids or ())
-            if not claimed:
-                break
-            failure = _run_again(application, ledger, claimed[0])
-            if not failure:
-                runs.append(_row(claimed[0]) | {"status": "requeued"})
+        runs, failures = _send(application, ledger, ids or (), most)
         left = ledger.dead_letters.waiting()
     if as_json:
         print_json({"requeued": runs, "waiting": left})
@@ -88,28 +81,49 @@ def requeue(
         for row in runs:
             typer.echo(f"{row['id']}: {row['task']} runs again as {row['requeued_as']}")
         typer.echo(f"{len(runs)} sent, {left} waiting")
-    if ids and not failure and len(runs) < min(len(set(ids)), most):
-        failure = "not all of these letters are waiting; `llmguard dlq list --all` shows what became of them"
-    if failure:
+    if ids and not failures and len(runs) < min(len(set(ids)), most):
+        failures = ["not all of these letters are waiting; `llmguard dlq list --all` shows what became of them"]
+    for failure in failures:
         say(failure)
+    if failures:
         raise typer.Exit(1)
 
 
-def _run_again(application: Celery, ledger: Ledger, letter: DeadLetter) -> str:
-    """Publish a claimed letter; returns what went wrong, if anything."""
+def _send(application: Celery, ledger: Ledger, ids: Sequence[str], most: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Claim and publish one letter after the other; returns those that went out, and what went wrong.
+
+    A letter that cannot be read does not stop those behind it; a broker that is away stops all.
+    """
     from kombu.exceptions import KombuError
 
+    runs: list[dict[str, Any]] = []
+    failures: list[str] = []
+    while len(runs) + len(failures) < most:
+        claimed = ledger.dead_letters.claim(uuid7, actor(), ids=ids)
+        if not claimed:
+            break
+        letter = claimed[0]
+        try:
+            arguments = _arguments(application, letter)
+        except KombuError as error:
+            failures.append(f"letter {letter.id} is not content that the app accepts: {error}")
+            continue
+        try:
+            _publish(application, letter, *arguments)
+        except (KombuError, OSError) as error:
+            failures.append(f"letter {letter.id} was not sent ({error}); it can be tried again in a minute")
+            break
+        ledger.dead_letters.published(letter)
+        runs.append(_row(letter) | {"status": "requeued"})
+    return runs, failures
+
+
+def _publish(application: Celery, letter: DeadLetter, args: Any, kwargs: Any) -> None:
     from llmguard.runtime.context import context
 
-    try:
-        args, kwargs = _arguments(application, letter)
-        names = {name: getattr(letter, name) for name in ("team", "env", "feature")}
-        with context(**{name: value for name, value in names.items() if value != UNATTRIBUTED}):
-            application.send_task(letter.task, args, kwargs, task_id=letter.requeued_as, **json.loads(letter.options))
-    except (KombuError, OSError) as error:
-        return f"letter {letter.id} was not sent ({error}); it can be tried again in a minute"
-    ledger.dead_letters.published(letter)
-    return ""
+    names = {name: getattr(letter, name) for name in ("team", "env", "feature")}
+    with context(**{name: value for name, value in names.items() if value != UNATTRIBUTED}):
+        application.send_task(letter.task, args, kwargs, task_id=letter.requeued_as, **json.loads(letter.options))
 
 
 def _arguments(application: Celery, letter: DeadLetter) -> Any:
