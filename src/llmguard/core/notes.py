@@ -1,4 +1,4 @@
-"""What an operator should hear of: trips of the runaway guard and warnings before them, budgets, drift.
+"""What an operator should hear of: trips of the runaway guard and warnings before them, budgets, drift, forgery.
 
 Handed to :class:`llmguard.runtime.notices.Notices`, in core code through the effect
 :class:`~llmguard.core.effects.Notice`.
@@ -69,4 +69,19 @@ class DriftNote:
     at: int
 
 
-Note = TripNote | BudgetNote | DriftNote
+@dataclass(frozen=True, slots=True)
+class ContextNote:
+    """A signed context was not believed; what came with it went on under its bearer's own attribution.
+
+    ``why`` is `forged`, `replayed` (it belongs to another message), `expired` or `foreign` (another team's).
+    ``bearer`` is who sent it: `key <id>` or `task <name>`; ``org`` and ``team`` are what the bearer is charged to.
+    """
+
+    why: str
+    bearer: str
+    at: int
+    org: str = DEFAULT_ORG
+    team: str = UNATTRIBUTED
+
+
+Note = TripNote | BudgetNote | DriftNote | ContextNote

@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, assert_never
 
-from llmguard.core.notes import BudgetNote, DriftNote, Note, TripNote
+from llmguard.core.notes import BudgetNote, ContextNote, DriftNote, Note, TripNote
 from llmguard.errors import LedgerUnavailable
 from llmguard.ledger import DeadLetter, Ledger, TripRow
 from llmguard.runtime import wording
@@ -33,19 +33,19 @@ _REMEMBER = 10_000
 class Notices:
     """Hears notes from any thread of one process, which ``owner`` names in the audit trail.
 
-    ``events`` counts (`trip`, rule), (`warning`, rule), (`alert`, `delivered` | `failed`) and (`row`, `written` |
-    `failed`).
+    ``events`` counts (`trip`, rule), (`warning`, rule), (`context`, why), (`alert`, `delivered` | `failed`) and (`row`,
+    `written` | `failed`).
     """
 
     def __init__(self, ledger: Ledger, receivers: Iterable[Webhook], owner: str) -> None:
         self._ledger = ledger
         self._actor = f"process {owner}"
-        self._rows: Line[TripRow | DeadLetter] = Line("llmguard-notices", self._write)
+        self._rows: Line[TripRow | DeadLetter | ContextNote] = Line("llmguard-notices", self._write)
         self._alerts = [
             (receiver, Line[Alert](f"llmguard-alerts-{receiver.host}", partial(self._deliver, index)))
             for index, receiver in enumerate(receivers)
         ]
-        self._said: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._said: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._lock = threading.Lock()
         self.events: Counter[tuple[str, str]] = Counter()
 
@@ -57,7 +57,8 @@ class Notices:
     # ------------------------------------------------------------------ what callers say
 
     def note(self, note: Note) -> None:
-        """Tell the operator. Never waits, never raises. A warning is told once for each name and rule."""
+        """Tell the operator. Never waits, never raises. A warning is told once for each name and rule, and a
+        context that was not believed once for each bearer and reason."""
         if isinstance(note, TripNote):
             if note.kind == "warned":
                 self._warn(note)
@@ -67,6 +68,8 @@ class Notices:
             self._say(logging.WARNING, wording.budget(note))
         elif isinstance(note, DriftNote):
             self._say(logging.ERROR, wording.drift(note))
+        elif isinstance(note, ContextNote):
+            self._disbelieve(note)
         else:
             assert_never(note)
 
@@ -107,15 +110,25 @@ class Notices:
         self._rows.put(row)
 
     def _warn(self, note: TripNote) -> None:
-        key = (note.name, note.rule)
+        if self._first(note.name, note.rule):
+            self._count("warning", note.rule)
+            log.warning("%s", wording.warning(note))
+
+    def _disbelieve(self, note: ContextNote) -> None:
+        if self._first(note.bearer, note.why):
+            self._count("context", note.why)
+            log.warning("%s", wording.context(note))
+            self._rows.put(note)
+
+    def _first(self, *key: str) -> bool:
+        """Whether this is said for the first time."""
         with self._lock:
             if key in self._said:
-                return
+                return False
             self._said[key] = None
             if len(self._said) > _REMEMBER:
                 self._said.popitem(last=False)
-        self._count("warning", note.rule)
-        log.warning("%s", wording.warning(note))
+            return True
 
     def _say(self, level: int, alert: Alert) -> None:
         log.log(level, "%s", alert.text)
@@ -145,17 +158,21 @@ class Notices:
                 self._count("alert", "delivered")
                 return
 
-    def _write(self, row: TripRow | DeadLetter) -> None:
+    def _write(self, row: TripRow | DeadLetter | ContextNote) -> None:
         while True:
             last = self._rows.stopping.is_set()
             try:
                 if isinstance(row, TripRow):
                     self._ledger.trips.add(row, self._actor)
-                else:
+                elif isinstance(row, DeadLetter):
                     self._ledger.dead_letters.add(row)
+                else:
+                    details = {"why": row.why, "org": row.org, "team": row.team}
+                    self._ledger.audit.record(self._actor, "context.rejected", row.bearer, details)
             except LedgerUnavailable as error:
                 if last:
-                    log.error("the ledger did not take a row: %s; it was %s", error, row.id)
+                    which = row.bearer if isinstance(row, ContextNote) else row.id
+                    log.error("the ledger did not take a row: %s; it was %s", error, which)
                     self._count("row", "failed")
                     return
                 self._rows.stopping.wait(_LEDGER_PAUSE)

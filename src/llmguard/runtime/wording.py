@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 
 from llmguard.core.money import usd_string
-from llmguard.core.notes import BudgetNote, DriftNote, TripNote
+from llmguard.core.notes import BudgetNote, ContextNote, DriftNote, TripNote
 from llmguard.core.rules import PPM
 from llmguard.sinks.webhook import Alert
 
@@ -67,6 +67,17 @@ def drift(note: DriftNote) -> Alert:
         "before; look at the store's memory and failovers"
     )
     return Alert(f"drift-{note.at}", "drift", note.at, text, {"calls": note.calls})
+
+
+def context(note: ContextNote) -> str:
+    """A signed context that was not believed."""
+    why = {
+        "forged": "none of this guard's signing keys made it",
+        "replayed": "it was made for another message",
+        "expired": "it is too old, or a clock is wrong",
+        "foreign": "it is another team's",
+    }[note.why]
+    return f"{note.bearer} of team {note.team} came with a context that was not believed: {why}"
 
 
 def _whom(note: TripNote) -> str:

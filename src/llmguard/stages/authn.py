@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from llmguard.core.call import UNATTRIBUTED, Caller, Principal
 from llmguard.core.decision import Refuse
-from llmguard.core.effects import Emit, Steps, Verify
+from llmguard.core.effects import Emit, Notice, Steps, Verify
 from llmguard.core.exchange import Exchange
+from llmguard.core.notes import ContextNote
 from llmguard.core.signed import HEADER, HTTP, Signed, Signer
 from llmguard.errors import GuardUnavailable
 from llmguard.stages.attribution import NAME_LIMIT, describe
@@ -28,7 +29,7 @@ class Authn(PassiveStage):
     """Verifies the caller's key and derives the call's attribution, which headers may only narrow.
 
     ``signer`` reads `x-llmguard-context`. One that means nothing here changes nothing: the call goes on under the key's
-    own attribution, and the attempt is counted.
+    own attribution, and the attempt is counted and put on the audit trail.
     """
 
     def __init__(self, signer: Signer | None = None) -> None:
@@ -53,6 +54,7 @@ class Authn(PassiveStage):
         signed = _fitting(self._signer.read(text, HTTP, x.now), verdict)
         if isinstance(signed, str):
             yield Emit("context", signed, x.who)
+            yield Notice(ContextNote(signed, f"key {verdict.key_id}", x.now, x.who.org, x.who.team))
             return _narrow(x, verdict, Signed())
         _choose(x, verdict, signed)
         return _narrow(x, verdict, signed)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmguard.core.notes import BudgetNote, DriftNote, TripNote
+from llmguard.core.notes import BudgetNote, ContextNote, DriftNote, TripNote
 from llmguard.errors import LedgerUnavailable
 from llmguard.ledger import Ledger
 from llmguard.runtime import notices as module
@@ -238,3 +238,26 @@ def test_notes_from_many_threads_are_all_there(ledger: Ledger, there: Receiver) 
     assert len({row.name for row in ledger.trips.list(limit=100)}) == 60
     assert ledger.audit.verify()[::2] == (60, [])
     assert (notices.events["trip", "budget"], notices.dropped) == (60, 0)
+
+
+# ---------------------------------------------------------------------- contexts
+
+
+def test_a_context_that_was_not_believed_is_audited_once_for_its_bearer_and_reason(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    notices = Notices(ledger, [], "p1")
+    for why, bearer in (("forged", "key k1"), ("forged", "key k1"), ("foreign", "key k1"), ("forged", "task t.x")):
+        notices.note(ContextNote(why, bearer, T0, team="growth"))
+    assert notices.stop()
+    found = [
+        (record.actor, record.action, record.subject, json.loads(record.details)) for record in ledger.audit.tail(9)
+    ]
+    told = {"org": "default", "team": "growth"}
+    assert found == [
+        ("process p1", "context.rejected", "key k1", told | {"why": "forged"}),
+        ("process p1", "context.rejected", "key k1", told | {"why": "foreign"}),
+        ("process p1", "context.rejected", "task t.x", told | {"why": "forged"}),
+    ]
+    assert (notices.events["context", "forged"], notices.events["context", "foreign"]) == (2, 1)
+    assert "key k1 of team growth came with a context that was not believed: it is another team's" in caplog.text

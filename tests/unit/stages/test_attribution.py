@@ -9,8 +9,9 @@ import pytest
 
 from llmguard.core.call import Attribution, Call, Caller, Principal
 from llmguard.core.decision import Admit, Refuse
-from llmguard.core.effects import Emit
+from llmguard.core.effects import Effect, Emit, Notice
 from llmguard.core.exchange import Exchange, Pipeline
+from llmguard.core.notes import ContextNote
 from llmguard.core.signed import HEADER, HTTP, HTTP_MS, Signed, Signer, task
 from llmguard.stages.attributed import Attributed
 from llmguard.stages.authn import Authn
@@ -29,10 +30,11 @@ def exchange(stage: Any, headers: dict[str, str], **fields: Any) -> Exchange:
     return Exchange(call, None, Pipeline((stage,)), event_id="e", secret="lg", now=NOW)  # type: ignore[arg-type]
 
 
-def through_the_gateway(key: Principal, headers: dict[str, str]) -> tuple[Exchange, list[Emit]]:
+def through_the_gateway(key: Principal, headers: dict[str, str]) -> tuple[Exchange, list[Effect]]:
+    """The call after the stage, and what the stage told the operator."""
     x, world = exchange(Authn(SIGNER), headers), Script(Verify=key)
     assert isinstance(world.play(x.open(NOW)), Admit)
-    return x, [effect for effect in world.seen if isinstance(effect, Emit)]
+    return x, [effect for effect in world.seen if isinstance(effect, Emit | Notice)]
 
 
 def signed(context: Signed = CONTEXT, at: int = NOW, binding: str = HTTP) -> dict[str, str]:
@@ -51,14 +53,14 @@ def names(who: Attribution) -> tuple[str, str, str]:
 
 
 def test_a_signed_context_fills_in_what_the_key_allows() -> None:
-    x, emitted = through_the_gateway(KEY, signed())
+    x, told = through_the_gateway(KEY, signed())
     assert names(x.who) == ("search", "prod", "chat/rank")
     assert (x.who.end_user, x.who.task_id, x.who.tree_id, x.who.trace_id) == ("ann", "task-1", "tree-1", TRACE)
     assert (x.who.principal, x.who.key_id) == ("key:k1", "k1")
     assert x.caller == Caller(
         "default", "search", "prod", "chat/rank", "ann", "task-1", "tree-1", TRACE, depth=3, samples=1
     )
-    assert emitted == []
+    assert told == []
 
 
 def test_a_key_for_any_team_leaves_it_to_the_context() -> None:
@@ -80,10 +82,10 @@ def test_what_a_context_leaves_out_is_the_key_s() -> None:
 
 @pytest.mark.parametrize("feature", ["billing", "chatter", "x" * 200, ""])
 def test_a_feature_that_the_key_does_not_allow_is_not_taken(feature: str) -> None:
-    x, emitted = through_the_gateway(KEY, signed(replace(CONTEXT, feature=feature, env="dev")))
+    x, told = through_the_gateway(KEY, signed(replace(CONTEXT, feature=feature, env="dev")))
     assert names(x.who) == ("search", "prod", "chat")
     assert x.who.tree_id == "tree-1"
-    assert emitted == []
+    assert told == []
 
 
 def test_headers_of_their_own_come_before_the_context() -> None:
@@ -105,13 +107,17 @@ def test_headers_of_their_own_come_before_the_context() -> None:
     ],
     ids=["garbage", "another key", "from a message", "old", "another team's", "another org's"],
 )
-def test_a_context_that_means_nothing_here_is_counted_and_the_call_goes_on_under_its_key(
+def test_a_context_that_means_nothing_here_is_told_of_and_the_call_goes_on_under_its_key(
     headers: dict[str, str], why: str
 ) -> None:
-    x, emitted = through_the_gateway(KEY, headers)
+    x, told = through_the_gateway(KEY, headers)
     assert names(x.who) == ("search", "prod", "chat")
     assert (x.who.task_id, x.who.tree_id, x.who.end_user, x.who.trace_id, x.caller) == (None,) * 5
-    assert [(emit.event, emit.code, emit.attribution) for emit in emitted] == [("context", why, x.who)]
+    count, notice = told
+    assert isinstance(count, Emit)
+    assert (count.event, count.code, count.attribution) == ("context", why, x.who)
+    assert isinstance(notice, Notice)
+    assert notice.note == ContextNote(why, "key k1", NOW, "default", "search")
 
 
 def test_a_forged_context_gives_a_key_for_any_team_no_team() -> None:
