@@ -48,8 +48,9 @@ def _notices(notices: Notices) -> Iterator[Sample]:
     """What was stopped, and whether those who should hear of it did."""
     events: dict[str, dict[tuple[tuple[str, str], ...], float]] = {"trip": {}, "warning": {}, "alert": {}, "row": {}}
     for (event, code), number in list(notices.events.items()):
-        label = "rule" if event in ("trip", "warning") else "outcome"
-        events[event][((label, code),)] = number
+        if event in events:
+            label = "rule" if event in ("trip", "warning") else "outcome"
+            events[event][((label, code),)] = number
     yield Sample("llmguard_trips", "What the runaway guard stopped, by rule.", "counter", events["trip"])
     yield Sample("llmguard_warnings", "What it would have or may soon have stopped.", "counter", events["warning"])
     yield Sample("llmguard_alerts", "Alerts for receivers, by outcome.", "counter", events["alert"])
