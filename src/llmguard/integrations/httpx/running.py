@@ -27,7 +27,7 @@ IDLE_SECONDS = 600.0
 """How long a caller may do nothing with a stream before it counts as left: well below the quarter of an hour for which
 the store keeps what a silent call might still cost."""
 
-_LOOK = 5.0
+LOOK_SECONDS = 5.0
 
 
 class Running:
@@ -150,8 +150,7 @@ class LargeTap:
 class Sweep:
     """Closes calls of one process that their callers have left."""
 
-    def __init__(self, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._idle_seconds = idle_seconds
+    def __init__(self) -> None:
         self._watched: dict[str, Running] = {}
         # A SimpleQueue, because its `put` may come in the midst of anything, its own `put` included.
         self._left: SimpleQueue[tuple[Running, bool]] = SimpleQueue()
@@ -177,14 +176,14 @@ class Sweep:
             self._left.put((running, drop))
 
     def _run(self) -> None:
-        look = time.monotonic() + _LOOK
+        look = time.monotonic() + LOOK_SECONDS
         while True:
             try:
                 running, drop = self._left.get(timeout=max(look - time.monotonic(), 0))
                 self._close(running, drop=drop)
             except Empty:
-                look = time.monotonic() + _LOOK
-                self._look(time.monotonic() - self._idle_seconds)
+                look = time.monotonic() + LOOK_SECONDS
+                self._look(time.monotonic() - IDLE_SECONDS)
 
     def _look(self, before: float) -> None:
         for running in list(self._watched.values()):

@@ -79,8 +79,10 @@ class _BlockingBody(_Body):
 
     def close(self) -> None:
         """The caller needs no more."""
-        self._source.close()
-        self._sweep.leave(self._running)
+        try:
+            self._source.close()
+        finally:
+            self._sweep.leave(self._running)
 
 
 class _AwaitedBody(_Body):
@@ -121,8 +123,10 @@ class _AwaitedBody(_Body):
 
     async def aclose(self) -> None:
         """The caller needs no more."""
-        await self._source.aclose()
-        self._sweep.leave(self._running)
+        try:
+            await self._source.aclose()
+        finally:
+            self._sweep.leave(self._running)
 
 
 @cache
