@@ -21,11 +21,12 @@ What the parts are:
   run side by side on one worker;
 - the **provider** (:mod:`tests.support.celery_upstream`) bills by tag. At ``ceiling`` paid calls it turns the tag's
   mains off, and the task ends by itself: stock rows assert that they got there, and no storm outlives a test;
-- ``r.quota`` is the guard's own Valkey server, apart from the broker; ``r.config`` the path of its `llmguard.yaml`,
-  whose price is $10 for a million tokens, in or out. A call costs $0.0101 unless ``r.provider.behave`` says otherwise.
+- ``r.quota`` is the guard's own Valkey server, apart from the broker; ``r.config`` the path of its `llmguard.yaml`.
+  A call of :func:`~tests.support.celery_side.pay` costs $0.0103 unless ``r.provider.behave`` or the prices say
+  otherwise, and the guard can know it beforehand: 30 tokens in, 100 out.
 
-RabbitMQ: ``rig(..., amqp=True)`` takes the server of `LLMGUARD_TEST_AMQP` (by default the one of this machine); the
-queues are deleted afterwards. Without that server the test is skipped with the reason.
+RabbitMQ: ``r.worker(..., amqp=True)`` takes the server of `LLMGUARD_TEST_AMQP` (by default the one of this machine);
+the queue is deleted afterwards. Where :func:`rabbitmq_missing` gives a reason, skip with it.
 Everything is ended by process id, whatever happens.
 """
 
@@ -47,8 +48,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 from celery import Celery, Signature
+from celery.states import READY_STATES
 from redis import Redis
 
 from tests.support.celery_upstream import PaidUpstream, paid_upstream
@@ -56,10 +57,10 @@ from tests.support.valkey import ValkeyServer
 
 ROOT = Path(__file__).parents[2]
 AMQP = os.environ.get("LLMGUARD_TEST_AMQP", "amqp://guest:guest@127.0.0.1:5672")
-SLOTS = {"prefork": 4, "threads": 4, "gevent": 20, "solo": 1}
+SLOTS = {"prefork": 4, "threads": 4, "gevent": 8, "solo": 1}
 START_S = 60.0
-CEILING = 25
-PRICE = {"input": "$10/M", "output": "$10/M"}
+CEILING = 16
+PRICE = {"input": "$10/M", "output": "$100/M"}
 _CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("LLMGUARD_") and not k.endswith("_API_KEY")}
 
 
@@ -85,23 +86,30 @@ class Worker:
         backend: str,
         home: Path,
         environment: Mapping[str, str],
+        queue: str | None = None,
         slots: int | None = None,
         visibility: int = 600,
     ) -> None:
-        self.name, self.pool, self.broker = name, pool, broker
+        self.name, self.pool, self.broker, self.backend = name, pool, broker, backend
         self.log = home / f"{name}.log"
-        self.queue = f"rig-{name}-{uuid.uuid4().hex[:8]}"
-        self._tasks, self._home, self._slots = tasks, home, slots or SLOTS[pool]
+        self.queue = queue or f"rig-{name}-{uuid.uuid4().hex[:8]}"
+        self.slots = slots or SLOTS[pool]
+        self._tasks = tasks
+        # Unacknowledged messages come back within half a second of their time, not within a hundred seconds.
+        transport = {
+            "visibility_timeout": visibility,
+            "unacked_restore_interval": 0.5,
+            "unacked_restore_throttle": 1,
+        }
         self._environment = {
             **_CLEAN,
             **environment,
             "RIG_BROKER": broker,
             "RIG_BACKEND": backend,
             "RIG_QUEUE": self.queue,
-            "RIG_VISIBILITY": str(visibility),
+            "RIG_TRANSPORT": json.dumps({} if broker.startswith("amqp") else transport),
         }
         self.app = Celery(name, broker=broker, backend=backend, set_as_current=False)
-        self.app.conf.broker_transport_options = {"visibility_timeout": visibility}
         self.redis = Redis.from_url(backend)
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -111,7 +119,7 @@ class Worker:
     def start(self) -> None:
         """Start the process; :meth:`wait_ready` waits for it."""
         command = [sys.executable, "-m", "celery", "-A", self._tasks, "worker", "--pool", self.pool]
-        command += ["--concurrency", str(self._slots), "--queues", self.queue, "--hostname", f"{self.name}@rig"]
+        command += ["--concurrency", str(self.slots), "--queues", self.queue, "--hostname", f"{self.name}@rig"]
         command += ["--loglevel", "INFO", "--without-gossip", "--without-mingle"]
         self._began = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
@@ -149,7 +157,8 @@ class Worker:
 
     def kill(self) -> None:
         """SIGKILL for the process and its children, at once."""
-        assert self.process is not None
+        if self.process is None:
+            return
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -160,7 +169,8 @@ class Worker:
     # Its tasks
 
     def send(self, task: str, tag: str, *args: Any, **options: Any) -> str:
-        """Enqueue a task; returns its id. A name without dots is one of the rig's module of tasks."""
+        """Enqueue a task; returns its id. A name without dots is one of the rig's module of tasks; every task but one
+        with ``link_error=None`` gets an error callback."""
         name = task if "." in task else f"{self._tasks}.{task}"
         errback = Signature("rig.errback", kwargs={"tag": tag}, options={"queue": self.queue}, app=self.app)
         options.setdefault("link_error", errback)
@@ -198,6 +208,18 @@ class Worker:
             assert time.monotonic() < deadline, f"not within {timeout} s: {what}\n{self.tail()}"
             time.sleep(0.05)
 
+    def wait_done(self, *tags: str, timeout: float = 30.0) -> bool:
+        """Until every known task of these tags has ended and the queue stays empty; False when that takes longer."""
+        deadline, calm = time.monotonic() + timeout, 0
+        while calm < 3 and time.monotonic() < deadline:
+            calm = calm + 1 if self.done(*tags) else 0
+            time.sleep(0.15)
+        return calm == 3
+
+    def done(self, *tags: str) -> bool:
+        """Whether every known task of these tags has ended and the queue is empty, at this moment."""
+        return self.depth() == 0 and all(self.states(tag).keys() <= READY_STATES for tag in tags)
+
     def wait_state(self, task_id: str, state: str, timeout: float = 30.0) -> None:
         """Until a task is in that state."""
         self.wait_until(lambda: self.state(task_id) == state, timeout, f"{task_id} {state}")
@@ -218,9 +240,8 @@ class Worker:
         return False
 
     def close(self) -> None:
-        """End the process and give back the queues."""
-        if self.process is not None:
-            self.stop(timeout=3.0)
+        """End the process and give back the queue."""
+        self.kill()
         if self.broker.startswith("amqp"):
             with self.app.connection_for_write() as connection:
                 connection.default_channel.queue_delete(self.queue)
@@ -232,12 +253,11 @@ class Rig:
     """Broker, quota store, provider and the workers of one test or module. Made by :func:`rig`."""
 
     def __init__(
-        self, home: Path, tasks: str, broker: ValkeyServer, quota: ValkeyServer, provider: PaidUpstream, amqp: bool
+        self, home: Path, tasks: str, broker: ValkeyServer, quota: ValkeyServer, provider: PaidUpstream
     ) -> None:
         self.home, self.tasks, self.broker, self.quota, self.provider = home, tasks, broker, quota, provider
         self.config = home / "llmguard.yaml"
         self.workers: list[Worker] = []
-        self._amqp = amqp
         (home / "notes").mkdir(exist_ok=True)
 
     def configure(self, config: Mapping[str, Any]) -> None:
@@ -252,6 +272,7 @@ class Rig:
                     "base_url": self.provider.server.url + "/v1",
                     "keys": ["rig"],
                     "default": True,
+                    "internal": True,
                 }
             },
             "prices": {"openai/*": PRICE},
@@ -260,18 +281,36 @@ class Rig:
         self.config.write_text(json.dumps(ours | dict(config)))
         self.config.chmod(0o600)
 
-    def worker(self, pool: str, *, guarded: bool, name: str = "", **options: Any) -> Worker:
-        """Start a worker, with a broker database of its own. ``options``: ``slots``, ``visibility`` (seconds)."""
-        database = self.broker.tcp_url.replace("/0", f"/{len(self.workers)}")
+    def worker(
+        self,
+        pool: str,
+        *,
+        guarded: bool,
+        name: str = "",
+        beside: Worker | None = None,
+        own_quota: bool = False,
+        amqp: bool = False,
+        **options: Any,
+    ) -> Worker:
+        """Start a worker, with a queue and a broker database of its own unless it is to work ``beside`` another.
+
+        ``own_quota`` keeps its trips and budgets apart from those of other queues. ``options``: ``slots``, ``visibility``
+        (seconds until the broker delivers again what is not acknowledged).
+        """
+        number = self.workers.index(beside) if beside else len(self.workers)
+        database = _database(self.broker, number)
         environment = {
             "RIG_HOME": str(self.home),
             "RIG_PROVIDER": self.provider.server.url + "/v1",
             "RIG_GUARDED": "1" if guarded else "0",
             "LLMGUARD_CONFIG": str(self.config),
         }
+        if own_quota:
+            environment["LLMGUARD_STORE"] = _database(self.quota, number)
         name = name or f"{pool}-{'guarded' if guarded else 'stock'}-{len(self.workers)}"
-        where = AMQP if self._amqp else database
-        started = Worker(name, pool, self.tasks, where, database, self.home, environment, **options)
+        where = AMQP if amqp else database
+        queue = beside.queue if beside else None
+        started = Worker(name, pool, self.tasks, where, database, self.home, environment, queue, **options)
         self.workers.append(started)
         return started
 
@@ -301,31 +340,34 @@ class Rig:
         return {tag: now - before.get(tag, 0) for tag, now in self.provider.tags().items() if now != before.get(tag, 0)}
 
 
+def _database(server: ValkeyServer, number: int) -> str:
+    return server.tcp_url.removesuffix("/0") + f"/{number}"
+
+
 @contextmanager
-def rig(
-    home: Path, tasks: str, *, config: Mapping[str, Any] | None = None, ceiling: int = CEILING, amqp: bool = False
-) -> Iterator[Rig]:
+def rig(home: Path, tasks: str, *, config: Mapping[str, Any] | None = None, ceiling: int = CEILING) -> Iterator[Rig]:
     """A broker, a quota store and a provider, without workers yet. ``tasks`` is the module that workers load."""
-    if amqp:
-        require_rabbitmq()
     with (
         ValkeyServer(databases="64") as broker,
-        ValkeyServer(maxmemory_policy="noeviction") as quota,
+        ValkeyServer(databases="64") as quota,
         paid_upstream(home / "mains", ceiling) as provider,
     ):
-        made = Rig(home, tasks, broker, quota, provider, amqp)
+        made = Rig(home, tasks, broker, quota, provider)
         made.configure(config or {})
         try:
             yield made
         finally:
             for worker in made.workers:
+                worker.kill()
+            for worker in made.workers:
                 worker.close()
 
 
-def require_rabbitmq() -> None:
-    """Skip the test where there is no RabbitMQ."""
+def rabbitmq_missing() -> str | None:
+    """Why there is no RabbitMQ to test with; None where there is one."""
     where = urlsplit(AMQP)
     try:
         socket.create_connection((where.hostname or "127.0.0.1", where.port or 5672), timeout=2).close()
     except OSError as error:
-        pytest.skip(f"no RabbitMQ at {where.hostname}:{where.port} (LLMGUARD_TEST_AMQP): {error}")
+        return f"no RabbitMQ at {where.hostname}:{where.port} (LLMGUARD_TEST_AMQP): {error}"
+    return None

@@ -12,22 +12,23 @@ A module of tasks begins so::
         pay(tag)
         raise ValueError("a mistake")
 
-The same module runs stock and guarded: stock, :func:`llm_task` does nothing and the guard is not even imported. The
-first argument of every task is its tag.
+The same module runs stock and guarded: stock, :func:`llm_task` does nothing. The first argument of every task is its
+tag. Every task notes ``on_failure`` when Celery calls that; decorated ones belong to the team ``rig``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import uuid
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openai
-from celery import Celery
+from celery import Celery, Task
 
 from tests.support.celery_upstream import TAG
 
@@ -35,28 +36,44 @@ HOME = Path(os.environ["RIG_HOME"])
 PROVIDER = os.environ["RIG_PROVIDER"]
 GUARDED = os.environ["RIG_GUARDED"] == "1"
 
-app = Celery("rig", broker=os.environ["RIG_BROKER"], backend=os.environ["RIG_BACKEND"])
+
+class Noted(Task):
+    """What tasks are by default here: their `on_failure` leaves a note."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called by Celery for a task that failed."""
+        note(args[0], "on_failure")
+
+
+app = Celery("rig", broker=os.environ["RIG_BROKER"], backend=os.environ["RIG_BACKEND"], task_cls=Noted)
 app.conf.update(
     task_default_queue=os.environ["RIG_QUEUE"],
     result_extended=True,
+    task_track_started=True,
     broker_connection_retry_on_startup=True,
     worker_hijack_root_logger=False,
-    broker_transport_options={"visibility_timeout": int(os.environ["RIG_VISIBILITY"])},
+    broker_transport_options=json.loads(os.environ["RIG_TRANSPORT"]),
 )
 
 if GUARDED:
+    from llmguard.core.runaway import Breaker as Breaker  # noqa: PLC0414 (re-exported to modules of tasks)
+    from llmguard.core.runaway import RetryBudget as RetryBudget  # noqa: PLC0414
+
     import llmguard
-    from llmguard.integrations.celery import install
-    from llmguard.integrations.celery import llm_task as llm_task  # noqa: PLC0414 (re-exported to modules of tasks)
+    from llmguard.integrations import celery as guarded
 
     llmguard.configure(os.environ["LLMGUARD_CONFIG"])
     llmguard.instrument()
-    install(app)
+    guarded.install(app)
 else:
+    Breaker = RetryBudget = lambda *_args, **_options: None
 
-    def llm_task(**_options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """A stock worker knows no policy."""
+
+def llm_task(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The guard's decorator; nothing at all in a stock worker."""
+    if not GUARDED:
         return lambda function: function
+    return cast("Callable[..., Any]", guarded.llm_task(**{"team": "rig"} | options))
 
 
 def mains_off(tag: str) -> bool:
@@ -101,6 +118,7 @@ def _call(tag: str, prompt: str | None, options: dict[str, Any]) -> dict[str, An
 
 
 @app.task(name="rig.ordinary")
+@llm_task(feature="ordinary")
 def ordinary(tag: str) -> str:
     """A task with nothing wrong with it: one call."""
     return pay(tag)

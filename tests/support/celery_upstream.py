@@ -29,8 +29,8 @@ class Behaviour:
     delay: float = 0.0
     failures: int = 0
     status: int = 503
-    prompt: int = 1_000
-    completion: int = 10
+    prompt: int = 30
+    completion: int = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,10 @@ from typing import Any
 
 from celery.exceptions import Reject
 from openai import APITimeoutError
-from tenacity import retry, retry_always, stop_after_delay
+from tenacity import retry, retry_always
 
-from tests.support.celery_side import apay, app, llm_task, mains_off, note, pay, run
-
-PAID = 3
-CALLS = 8
-DEPTH = 6
-TREE = 10
-LOST = 1
+from tests.support.celery_side import Breaker, RetryBudget, apay, app, llm_task, mains_off, note, pay, run
+from tests.workers import limits
 
 
 class Mistake(Exception):
@@ -34,7 +29,7 @@ class Mistake(Exception):
 
 
 @app.task(bind=True, autoretry_for=(Exception,), max_retries=None, default_retry_delay=0)
-@llm_task(max_paid_attempts=PAID)
+@llm_task(max_paid_attempts=limits.PAID)
 def autoretry(self: Any, tag: str) -> None:
     """Retries for ever, on any exception."""
     if mains_off(tag):
@@ -44,7 +39,7 @@ def autoretry(self: Any, tag: str) -> None:
 
 
 @app.task(bind=True, max_retries=None)
-@llm_task(max_paid_attempts=PAID)
+@llm_task(max_paid_attempts=limits.PAID)
 def retry_swallows(self: Any, tag: str) -> None:
     """Takes whatever happens, also the guard's refusal, as one more reason to retry."""
     if mains_off(tag):
@@ -52,12 +47,12 @@ def retry_swallows(self: Any, tag: str) -> None:
     try:
         pay(tag)
         raise Mistake
-    except Exception:
+    except Exception:  # noqa: BLE001 (the mistake under test)
         raise self.retry(countdown=0) from None
 
 
 @app.task(bind=True, acks_late=True)
-@llm_task(max_paid_attempts=PAID)
+@llm_task(max_paid_attempts=limits.PAID)
 def reject_requeue(self: Any, tag: str) -> None:
     """Gives its message back to the broker."""
     if mains_off(tag):
@@ -67,7 +62,7 @@ def reject_requeue(self: Any, tag: str) -> None:
 
 
 @app.task(bind=True, max_retries=3)
-@llm_task(max_paid_attempts=PAID + 1)
+@llm_task(max_paid_attempts=limits.PAID + 1)
 def double_retry(self: Any, tag: str) -> None:
     """Publishes a retry, goes on, and publishes another."""
     if mains_off(tag):
@@ -80,19 +75,19 @@ def double_retry(self: Any, tag: str) -> None:
 
 
 @app.task(bind=True, autoretry_for=(APITimeoutError,), max_retries=None, default_retry_delay=0)
-@llm_task(max_paid_attempts=PAID)
+@llm_task(max_paid_attempts=limits.PAID)
 def client_timeout(self: Any, tag: str) -> None:
     """Stops waiting before the provider has answered; the provider finishes, and bills."""
     if mains_off(tag):
         return
-    pay(tag, timeout=0.15)
+    pay(tag, timeout=0.3)
 
 
 # ---------------------------------------------------------------------- a task that makes tasks
 
 
 @app.task(bind=True)
-@llm_task(max_depth=DEPTH)
+@llm_task(max_depth=limits.DEPTH)
 def replace_self(self: Any, tag: str) -> None:
     """Replaces itself with itself, under the same id."""
     if mains_off(tag):
@@ -102,7 +97,7 @@ def replace_self(self: Any, tag: str) -> None:
 
 
 @app.task(bind=True)
-@llm_task(max_depth=DEPTH)
+@llm_task(max_depth=limits.DEPTH)
 def enqueue_self(self: Any, tag: str) -> None:
     """Enqueues itself again: to Celery a new task each time."""
     if mains_off(tag):
@@ -112,7 +107,7 @@ def enqueue_self(self: Any, tag: str) -> None:
 
 
 @app.task(bind=True)
-@llm_task(max_depth=DEPTH)
+@llm_task(max_depth=limits.DEPTH)
 def enqueue_from_thread(self: Any, tag: str) -> None:
     """The same from a thread, where Celery sees no parent."""
     if mains_off(tag):
@@ -132,30 +127,50 @@ def _fan_out(self: Any, tag: str) -> None:
 
 
 @app.task(bind=True)
-@llm_task(max_tree_calls=TREE)
+@llm_task(max_tree_calls=limits.TREE)
 def fan_out_calls(self: Any, tag: str) -> None:
     """Makes three of itself; the calls of the tree are limited."""
     _fan_out(self, tag)
 
 
 @app.task(bind=True)
-@llm_task(max_tree_tasks=TREE)
+@llm_task(max_tree_tasks=limits.TREE)
 def fan_out_tasks(self: Any, tag: str) -> None:
     """Makes three of itself; the tasks of the tree are limited."""
     _fan_out(self, tag)
 
 
 @app.task(bind=True)
-@llm_task(tree_budget="$0.0905")
+@llm_task(tree_budget=limits.TREE_BUDGET)
 def fan_out_money(self: Any, tag: str) -> None:
-    """Makes three of itself; the money of the tree is limited: with the overshoot of a tenth, nine calls."""
+    """Makes three of itself; the money of the tree is limited."""
     _fan_out(self, tag)
 
 
 @app.task(bind=True)
-@llm_task(breaker={"failures": 5, "ratio": 0.8, "cooldown": "15m"}, max_paid_attempts=1)
+@llm_task(breaker=Breaker(limits.FAILURES, 0.8, "15m"))
 def storm(self: Any, tag: str) -> None:
     """One of many distinct tasks of one name that all pay and fail."""
+    if mains_off(tag):
+        return
+    pay(tag)
+    raise Mistake
+
+
+@app.task(bind=True, autoretry_for=(Mistake,), max_retries=None, default_retry_delay=0)
+@llm_task(retry_budget=RetryBudget(0.2, floor_per_min=limits.RETRIES))
+def storm_of_retries(self: Any, tag: str) -> None:
+    """One of many distinct tasks of one name that each retry."""
+    if mains_off(tag):
+        return
+    pay(tag)
+    raise Mistake
+
+
+@app.task
+@llm_task(feature="storm-money")
+def storm_of_money(tag: str) -> None:
+    """One of many distinct tasks of one feature, whose budget is in the configuration."""
     if mains_off(tag):
         return
     pay(tag)
@@ -174,21 +189,21 @@ def _poison(tag: str) -> None:
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
-@llm_task(max_redeliveries=LOST)
+@llm_task(max_redeliveries=limits.LOST)
 def poison_pill(tag: str) -> None:
     """Kills the process it runs in; the broker delivers it again."""
     _poison(tag)
 
 
 @app.task(retry_on_worker_lost=True, max_retries=None, default_retry_delay=0)
-@llm_task(max_redeliveries=LOST)
+@llm_task(max_redeliveries=limits.LOST)
 def retry_on_worker_lost(tag: str) -> None:
     """Kills the process it runs in; the main process publishes a retry."""
     _poison(tag)
 
 
 @app.task(acks_late=True)
-@llm_task()
+@llm_task(duplicates="defer")
 def outlasts_visibility(tag: str, seconds: float) -> str:
     """Runs for longer than the broker waits for its acknowledgement."""
     note(tag, "run")
@@ -201,18 +216,18 @@ def outlasts_visibility(tag: str, seconds: float) -> str:
 
 
 @app.task
-@llm_task(max_calls=CALLS)
+@llm_task(max_calls=limits.CALLS)
 def while_true(tag: str) -> None:
     """Asks until it likes the answer."""
     while not mains_off(tag):
         try:
             pay(tag)
-        except Exception:
+        except Exception:  # noqa: BLE001 (the mistake under test)
             continue
 
 
 @app.task
-@llm_task(identical_prompts=CALLS)
+@llm_task(identical_prompts=limits.CALLS)
 def same_prompt(tag: str) -> None:
     """Asks the same again and again."""
     while not mains_off(tag):
@@ -220,19 +235,19 @@ def same_prompt(tag: str) -> None:
 
 
 @app.task
-@llm_task(budget="$0.0705")
+@llm_task(budget=limits.TASK_BUDGET)
 def spends(tag: str) -> None:
-    """Asks different things until its budget is gone: with the overshoot of a tenth, seven calls."""
+    """Asks different things until its budget is gone."""
     while not mains_off(tag):
         pay(tag)
 
 
 @app.task
-@llm_task(max_calls=CALLS)
+@llm_task(max_calls=limits.CALLS)
 def tenacity_for_ever(tag: str) -> None:
     """Leaves it to tenacity, which tries again whatever happens."""
 
-    @retry(retry=retry_always, stop=lambda state: mains_off(tag) or stop_after_delay(60)(state))
+    @retry(retry=retry_always, stop=lambda _: mains_off(tag))
     def ask() -> None:
         pay(tag)
 
@@ -240,7 +255,7 @@ def tenacity_for_ever(tag: str) -> None:
 
 
 @app.task
-@llm_task(max_calls=CALLS)
+@llm_task(max_calls=limits.CALLS)
 def threads_inside(tag: str) -> None:
     """Four threads, each of which asks for ever."""
 
@@ -254,7 +269,7 @@ def threads_inside(tag: str) -> None:
 
 
 @app.task
-@llm_task(max_calls=CALLS)
+@llm_task(max_calls=limits.CALLS)
 def asyncio_inside(tag: str) -> None:
     """A loop with four coroutines, each of which asks for ever."""
 
@@ -269,7 +284,7 @@ def asyncio_inside(tag: str) -> None:
 
 
 @app.task(bind=True, autoretry_for=(Exception,), max_retries=None, default_retry_delay=0)
-@llm_task(max_paid_attempts=PAID)
+@llm_task(max_paid_attempts=limits.PAID)
 def eager(self: Any, tag: str) -> None:
     """Retries for ever within the process that called it."""
     if mains_off(tag):
@@ -282,4 +297,29 @@ def eager(self: Any, tag: str) -> None:
 @llm_task()
 def runs_eagerly(tag: str) -> None:
     """Calls another task in its own process, as tests and scripts do."""
-    eager.apply(args=(tag,))
+    eager.apply(args=(tag,)).get()
+
+
+# ---------------------------------------------------------------------- without any policy of its own
+
+
+@app.task(bind=True, autoretry_for=(Exception,), max_retries=None, default_retry_delay=0)
+def undecorated_autoretry(self: Any, tag: str) -> None:
+    """Retries for ever; nobody has given it a policy."""
+    if mains_off(tag):
+        return
+    pay(tag)
+    raise Mistake
+
+
+@app.task
+def undecorated_same_prompt(tag: str) -> None:
+    """Asks the same again and again; nobody has given it a policy."""
+    while not mains_off(tag):
+        pay(tag, "the same")
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def undecorated_poison_pill(tag: str) -> None:
+    """Kills the process it runs in; nobody has given it a policy."""
+    _poison(tag)

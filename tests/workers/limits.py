@@ -1,0 +1,25 @@
+"""What the policies of the tasks under test allow; the tests hold the provider's count against these.
+
+A call costs $0.0103, and no more than $0.0106 is reserved for it.
+"""
+
+PAID = 3
+"""Paid attempts of one task."""
+CALLS = 8
+"""Calls of one execution, and alike prompts in it."""
+DEPTH = 6
+"""Tasks below the first one of a tree."""
+TREE = 10
+"""Calls, and tasks, of one tree."""
+LOST = 1
+"""Executions that may be lost with their worker before the task is given up."""
+FAILURES = 5
+"""Failures of one task name after which its breaker opens."""
+RETRIES = 4
+"""Retries of one task name a minute."""
+STORM = 6
+"""Distinct tasks that each retry."""
+
+TASK_BUDGET, TASK_BUDGET_CALLS = "$0.075", 7
+TREE_BUDGET, TREE_BUDGET_CALLS = "$0.095", 9
+FEATURE_BUDGET, FEATURE_BUDGET_CALLS = "$0.095", 9
