@@ -46,3 +46,6 @@ class Runaway(Section):
         2_000, ge=1, le=10**9, description="Calls of one request and all it started.", examples=[2000]
     )
     tree_budget: Money = Field(written("$50"), description="What they may cost together.", examples=["$50"])
+    velocity: Whole = Field(
+        10, ge=0, le=10**6, description="Warn at so many times a feature's usual pace; 0 watches none.", examples=[10]
+    )

@@ -82,12 +82,12 @@ def context(note: ContextNote) -> str:
 
 def _whom(note: TripNote) -> str:
     what = {
-        "task": f"task {note.task} {note.task_id}",
-        "tree": f"tree {note.tree_id}",
-        "name": f"every task {note.task}",
-        "feature": "feature",
+        "task": f"task {note.task} {note.task_id} of ",
+        "tree": f"tree {note.tree_id} of ",
+        "name": f"every task {note.task} of ",
+        "feature": "",
     }[note.scope]
-    return f"{what} of {note.team}/{note.feature} ({note.env})"
+    return f"{what}{note.team}/{note.feature} ({note.env})"
 
 
 def _rule(note: TripNote) -> str:
