@@ -18,6 +18,7 @@ from llmguard.core.runaway import Execution
 from llmguard.runtime.context import current
 
 if TYPE_CHECKING:
+    from llmguard.integrations.celery.attempts import Attempt
     from llmguard.integrations.celery.installation import Installation
 
 _FIELD: Final = "llmguard_delivery"
@@ -31,12 +32,13 @@ _THEIRS: Final = "celery."
 @dataclass(slots=True, eq=False)
 class Delivery:
     """One task that was handed to this process. ``caller`` carries the execution; ``running`` is true while the body
-    runs, so not for what Celery publishes afterwards."""
+    runs, so not for what Celery publishes afterwards. ``attempt`` is what :mod:`lifecycle` makes of it."""
 
     installation: Installation
     caller: Caller
     execution: Execution
     running: bool = False
+    attempt: Attempt | None = None
 
     @property
     def grows(self) -> bool:
