@@ -1,1 +1,1 @@
-"""Where what happened is reported to: metrics."""
+"""Where what happened is reported to: metrics, webhooks."""

@@ -94,20 +94,26 @@ class Webhook:
         return kind in self._on
 
     @cached_property
-    def _client(self) -> httpx2.Client:
-        # Alerts are rare: a connection of its own for each is one that cannot have gone stale in between.
-        limits = httpx2.Limits(max_keepalive_connections=0)
-        return httpx2.Client(timeout=TIMEOUT, proxy=self._proxy, trust_env=False, follow_redirects=False, limits=limits)
+    def _transport(self) -> httpx2.HTTPTransport:
+        """A transport and not a client: that would write the address to the log, and knows redirects, cookies, .netrc.
+
+        Alerts are rare, so each has a connection of its own: one that was kept might have gone stale in between.
+        """
+        return httpx2.HTTPTransport(
+            proxy=self._proxy, trust_env=False, limits=httpx2.Limits(max_keepalive_connections=0)
+        )
 
     def post(self, alert: Alert) -> None:
         """Deliver an alert, or raise :class:`AlertFailed`. Waits at most a few times :data:`TIMEOUT`."""
         body = alert.body
         headers = {"content-type": "application/json", "user-agent": "llmguard"}
         headers[SIGNATURE] = signature(self._keys, int(self._clock()), body)
+        patience = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT)
         try:
-            with self._client.stream("POST", self._url, content=body, headers=headers) as answer:
-                status = answer.status_code
+            request = httpx2.Request("POST", self._url, content=body, headers=headers, extensions={"timeout": patience})
+            answer = self._transport.handle_request(request)
+            answer.close()
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             raise AlertFailed(f"{self.host}: {type(error).__name__}") from error
-        if not 200 <= status < 300:
-            raise AlertFailed(f"{self.host} answered {status}")
+        if not 200 <= answer.status_code < 300:
+            raise AlertFailed(f"{self.host} answered {answer.status_code}")
