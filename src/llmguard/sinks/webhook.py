@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,9 +100,9 @@ class Webhook:
 
         Alerts are rare, so each has a connection of its own: one that was kept might have gone stale in between.
         """
-        return httpx2.HTTPTransport(
-            proxy=self._proxy, trust_env=False, limits=httpx2.Limits(max_keepalive_connections=0)
-        )
+        trust = ssl.create_default_context()  # the system's authorities, as towards providers
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        return httpx2.HTTPTransport(verify=trust, proxy=self._proxy, trust_env=False, limits=limits)
 
     def post(self, alert: Alert) -> None:
         """Deliver an alert, or raise :class:`AlertFailed`. Waits at most a few times :data:`TIMEOUT`."""

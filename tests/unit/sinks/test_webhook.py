@@ -7,8 +7,10 @@ import hmac
 import logging
 import re
 import socket
+import ssl
 
 import pytest
+import trustme
 
 from llmguard.sinks.webhook import SIGNATURE, Alert, AlertFailed, Webhook, alert_key, signature
 from tests.support.receiver import receiver
@@ -70,6 +72,18 @@ def test_a_silent_receiver_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         there.gate.clear()
         with pytest.raises(AlertFailed, match="ReadTimeout"):
             hook(there.url).post(ALERT)
+
+
+def test_certificates_are_verified_against_the_system_s_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+    with receiver(tls) as there, authority.cert_pem.tempfile() as file:
+        with pytest.raises(AlertFailed, match="ConnectError"):
+            hook(there.url).post(ALERT)
+        monkeypatch.setenv("SSL_CERT_FILE", file)
+        hook(there.url).post(ALERT)
+        assert [got.alert["id"] for got in there.got] == ["a-1"]
 
 
 def test_a_receiver_hears_what_it_wants_to_hear() -> None:
