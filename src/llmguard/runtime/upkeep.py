@@ -34,6 +34,8 @@ Wait = Callable[[Callable[[], Any]], Any]
 
 LEASE_MS = 60_000
 HEARTBEAT = 15.0
+RUN_LEASE_MS = 10_000
+RUN_HEARTBEAT = 3.0
 KEYS = 0.5
 COUNTS = 10.0
 ADOPT = 30.0
@@ -122,17 +124,22 @@ class Upkeep(Generic[L]):
     # ------------------------------------------------------------------ rounds
 
     def renew(self) -> Work:
-        """Push the leases of running calls and task bodies; enter those again that a store without memory has lost."""
+        """Push the leases of running calls; enter those again that a store without memory has lost."""
         rids = tuple(x.event_id for x in list(self.live.values()) if x.reserved)
-        runs = tuple(self.runs)
-        if not rids and not runs:
+        if not rids:
             return
-        answer = yield self.link.ask(Renew(self.owner, LEASE_MS, rids, runs))
+        answer = yield self.link.ask(Renew(self.owner, LEASE_MS, rids))
         lost = answer.gone if isinstance(answer, Done) else rids if isinstance(answer, Again) else ()
         for rid in lost:
             x = self.live.get(rid)
             if x is not None and x.reserved:
                 self.link.tell(_assertion(x, self.owner))
+
+    def renew_runs(self) -> Work:
+        """Push the leases of task bodies."""
+        runs = tuple(self.runs)
+        if runs:
+            yield self.link.ask(Renew(self.owner, RUN_LEASE_MS, (), runs))
 
     def refresh_keys(self) -> Work:
         """Hear of keys that changed."""
