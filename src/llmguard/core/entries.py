@@ -11,9 +11,10 @@ from typing import Final, Literal, NamedTuple
 from llmguard.core.call import UNATTRIBUTED, Caller
 from llmguard.core.notes import TripNote
 from llmguard.core.runaway import KEEP_TRIPS_MS, Execution
-from llmguard.core.runs import KEEP_RUNS_MS, Enter, Entered, Tally, Verdict
+from llmguard.core.runs import Enter, Entered, Tally, Verdict
 
 _RULES: Final[dict[Verdict, str]] = {
+    "tripped": "trip",
     "paid": "max_paid_attempts",
     "lost": "max_redeliveries",
     "tally": "max_tree_tasks",
@@ -21,8 +22,8 @@ _RULES: Final[dict[Verdict, str]] = {
     "retry_budget": "retry_budget",
 }
 _DUPLICATES: Final[tuple[Verdict, ...]] = ("done", "running")
-_SCOPES: Final = ("task", "tree", "name")
-_BY_THEMSELVES: Final = frozenset({"breaker", "retry_budget", "tripped"})
+_SCOPES: Final[tuple[Literal["task", "tree", "name"], ...]] = ("task", "tree", "name")
+_BY_THEMSELVES: Final = frozenset({"breaker", "retry_budget", "trip"})
 """Rules that the store lifts by itself: no trip has to be set for them."""
 
 _ADVICE: Final = {
@@ -45,12 +46,20 @@ class Heard(NamedTuple):
 
 
 def entry(
-    execution: Execution, lease_ms: int, *, max_paid: int, is_retry: bool, duplicates: Sequence[Verdict]
+    execution: Execution,
+    lease_ms: int,
+    *,
+    max_paid: int,
+    is_retry: bool,
+    duplicates: Sequence[Verdict],
+    aftermath: bool = False,
 ) -> Enter:
     """The move that enters a run. ``duplicates`` are the verdicts about other runs of the task that keep this one from
-    running, out of `done` and `running`."""
+    running, out of `done` and `running`. The ``aftermath`` of a stopped task, its errbacks, runs in a tripped tree."""
     policy = execution.policy
-    watched = [verdict for verdict, rule in _RULES.items() if rule not in policy.enforced]
+    watched: list[Verdict] = [
+        verdict for verdict, rule in _RULES.items() if rule not in policy.enforced and verdict != "tripped"
+    ]
     watched += [verdict for verdict in _DUPLICATES if verdict not in duplicates]
     if not policy.enforced:
         watched.append("tripped")
@@ -59,8 +68,8 @@ def entry(
         execution.run_id,
         f"name:{execution.name}",
         lease_ms,
-        trips=execution.trip_names,
-        tallies=_tallies(execution, counts=not is_retry),
+        trips=tuple(name for name in execution.trip_names if not (aftermath and name.startswith("tree:"))),
+        tallies=() if aftermath else _tallies(execution, counts=not is_retry),
         max_paid=max_paid,
         max_lost=policy.max_redeliveries,
         breaker=policy.breaker,
@@ -75,7 +84,7 @@ def _tallies(execution: Execution, *, counts: bool) -> tuple[Tally, ...]:
     limit = execution.policy.max_tree_tasks
     if limit is None:
         return ()
-    return (Tally(f"tree:{execution.tree_id}", "tasks", limit, KEEP_RUNS_MS, int(counts)),)
+    return (Tally(f"tree:{execution.tree_id}", "tasks", limit, KEEP_TRIPS_MS, int(counts)),)
 
 
 def hear(execution: Execution, caller: Caller, move: Enter, entered: Entered) -> Heard:
@@ -127,6 +136,10 @@ def tripped(
     )
 
 
+def _scope_of(name: str) -> Literal["task", "tree", "name"]:
+    return next(scope for scope in _SCOPES if name.startswith(scope))
+
+
 def _note(
     execution: Execution,
     caller: Caller,
@@ -151,8 +164,16 @@ def _note(
             limit = move.retry.floor if move.retry else 0
             scope, seen, unit = "name", limit + 1, "retries a minute"
         case _:
-            scope, limit, seen, unit = _SCOPES[entered.index], 0, 0, "trips"
-    rule = _RULES.get(verdict, verdict)
+            scope = _scope_of(move.trips[entered.index] if entered.verdict == verdict else execution.key)
+            limit, seen, unit = 1, 1, "trips"
     return tripped(
-        execution, caller, rule, limit=limit or 0, seen=seen, at=entered.now, unit=unit, scope=scope, kind=kind
+        execution,
+        caller,
+        _RULES[verdict],
+        limit=limit or 0,
+        seen=seen,
+        at=entered.now,
+        unit=unit,
+        scope=scope,
+        kind=kind,
     )

@@ -9,10 +9,11 @@ store goes by the same name, so that lifting the trip is a fresh start.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from llmguard.core.notes import TripNote
 from llmguard.core.runs import BreakerTerms, Enter, RetryTerms
+from llmguard.core.watch import Watch
 
 USD: Final = 10**9
 """Nano-USD in a dollar."""
@@ -20,7 +21,7 @@ USD: Final = 10**9
 FEWEST_ATTEMPTS: Final = 4
 """Paid attempts that every task has by default, whatever its own `max_retries`."""
 
-KEEP_TRIPS_MS: Final = 7 * 86_400_000
+KEEP_TRIPS_MS: Final = 2 * 86_400_000
 """How long the trip of a task or a tree stays: longer than any broker keeps a message in delivery."""
 
 RULES: Final = frozenset(
@@ -116,11 +117,17 @@ class Execution:
 
     ``key`` is what all runs of the task share and the name of its trip, ``run_id`` names this run. ``entrance`` is the
     move that the first call asks before anything else, for a task that was not asked for before its body; whoever asks
-    it takes it away and calls :meth:`hear`. ``attempts`` counts earlier runs that were paid for without success.
-    ``calls`` counts calls that were let through, ``refusals`` those that no waiting mends, ``spent_nano`` what the
-    calls cost. ``paid`` says that one of them was billed, or may have been. ``trip`` is what stopped it: set once, from
-    any thread. ``aborted`` says that :class:`~llmguard.errors.TaskAborted` was raised in it, ``ended`` that the body is
-    over; ``warned`` are the rules it was warned about.
+    it takes it away and passes the answer to :func:`llmguard.core.entries.hear`. ``entered`` says that the store knows
+    of the run, ``attempts`` counts earlier runs that were paid for without success.
+
+    ``calls`` counts calls that were let through, ``prompts`` how often each prompt was sent, by fingerprint,
+    ``refusals`` those that no waiting mends, ``spent_nano`` what the calls cost. ``paid`` says that one of them was
+    billed, or may have been. ``watch`` is what the guard puts on each of its calls, ``warned`` are the rules it was
+    warned about.
+
+    ``trip`` is what stopped it: set once, from any thread. ``aborted`` says that
+    :class:`~llmguard.errors.TaskAborted` was raised in it, ``told`` are the coroutines (`asyncio.Task`) among those
+    that it was raised in. ``ended`` says that the body is over.
     """
 
     policy: TaskPolicy
@@ -139,8 +146,11 @@ class Execution:
     paid: bool = False
     trip: TripNote | None = None
     aborted: bool = False
+    told: set[Any] = field(default_factory=set)
     ended: bool = False
     warned: set[str] = field(default_factory=set)
+    prompts: dict[int, int] = field(default_factory=dict)
+    watch: Watch | None = None
 
     @property
     def trip_names(self) -> tuple[str, str, str]:

@@ -140,6 +140,7 @@ def checkpoint() -> None:
     calls."""
     execution = current().execution
     if execution is not None and execution.trip is not None:
+        execution.aborted = True
         raise TaskAborted(f"{execution.name}[{execution.task_id}] was stopped by the runaway guard")
 
 

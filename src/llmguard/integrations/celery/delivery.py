@@ -32,7 +32,7 @@ _THEIRS: Final = "celery."
 @dataclass(slots=True, eq=False)
 class Delivery:
     """One task that was handed to this process. ``caller`` carries the execution; ``running`` is true while the body
-    runs, so not for what Celery publishes afterwards. ``attempt`` is what :mod:`lifecycle` makes of it."""
+    runs, so not for what Celery publishes afterwards. ``attempt`` is its dealings with the quota store."""
 
     installation: Installation
     caller: Caller

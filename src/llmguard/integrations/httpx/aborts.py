@@ -5,6 +5,7 @@ A body that swallows the abort, too, hears each further one later, so that its l
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop, current_task
 from typing import TYPE_CHECKING, Final
 
 from llmguard.errors import TaskAborted
@@ -27,7 +28,10 @@ def delay(execution: Execution) -> float:
 
 
 def aborted(execution: Execution, message: str) -> TaskAborted | None:
-    """What to raise for the latest refusal, None while it is still told as a reply."""
+    """What to raise for the latest refusal, None while it is still told as a reply. Call it where it is raised."""
     if execution.refusals <= HEARD:
         return None
+    execution.aborted = True
+    if _get_running_loop() is not None:
+        execution.told.add(current_task())
     return TaskAborted(f"{execution.name}[{execution.task_id}] went on after {HEARD} refusals: {message}")
