@@ -46,6 +46,6 @@ def written_policy(task: Task) -> TaskPolicy | None:
     """The policy that :func:`llm_task` gave a task's function or class; None for a task without one."""
     for place in (getattr(task, "_decorated_fun", None), task.run, type(task)):
         policy = getattr(place, _POLICY, None)
-        if policy is not None:
+        if isinstance(policy, TaskPolicy):
             return policy
     return None

@@ -15,7 +15,7 @@ from celery.signals import before_task_publish, worker_init, worker_process_shut
 from llmguard.core.runaway import TaskPolicy
 from llmguard.errors import ConfigError
 from llmguard.guard import Guard
-from llmguard.integrations.celery import misuse
+from llmguard.integrations.celery import errbacks, lifecycle, misuse
 from llmguard.integrations.celery.delivery import enclosing
 from llmguard.integrations.celery.installation import Installation
 from llmguard.integrations.celery.intercept import guard_task
@@ -82,6 +82,8 @@ def _connect() -> None:
     worker_init.connect(_starting, weak=False, dispatch_uid=_UID)
     worker_process_shutdown.connect(_stopping, weak=False, dispatch_uid=_UID)
     worker_shutdown.connect(_stopping, weak=False, dispatch_uid=_UID)
+    lifecycle.connect()
+    errbacks.follow()
 
 
 def _publishing(body: Any, headers: dict[str, Any], properties: Mapping[str, Any], **_: Any) -> None:

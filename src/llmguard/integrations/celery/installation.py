@@ -13,17 +13,19 @@ from celery import Celery
 from celery.app.task import Context, Task
 from celery.exceptions import ImproperlyConfigured
 
-from llmguard.core.call import Caller
+from llmguard.core.call import UNATTRIBUTED, Caller
+from llmguard.core.notes import ContextNote
 from llmguard.core.runaway import Execution, TaskPolicy
 from llmguard.core.signed import FORGED, Signed, Signer
 from llmguard.guard import Guard, get_guard
 from llmguard.integrations.celery.decorator import written_policy
 from llmguard.integrations.celery.delivery import Delivery, enclosing, key_of, origin, put
+from llmguard.integrations.celery.errbacks import of_failed
 from llmguard.integrations.celery.headers import carried, read
 from llmguard.integrations.celery.policy import undecorated
 from llmguard.integrations.celery.settings import Settings, read_settings
 from llmguard.integrations.httpx.patching import instrument, is_active
-from llmguard.runtime.ids import uuid7
+from llmguard.runtime.ids import now_ms, uuid7
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,11 @@ class Installation:
         self._enter_process()
         subject = self._subject(task, request)
         policy = self.policy(subject)
-        caller = self._filled(self._claimed(task, request), policy)
+        said = self._said(request)
+        if isinstance(said, str):
+            self._disbelieve(subject, policy, said)
+        claimed = said.caller() if isinstance(said, Signed) else origin(enclosing(below_top=True))
+        caller = self._filled(claimed, policy)
         tree_id = caller.tree_id or request.root_id or request.id
         key = key_of(request.id, request.replaced_task_nesting)
         execution = Execution(policy, subject.name, request.id, key, uuid7(), tree_id, caller.depth)
@@ -76,14 +82,14 @@ class Installation:
         put(request, delivery)
         return delivery
 
-    def caller_by_hand(self, task: Task, around: Delivery | None, failed: Context | None) -> Caller:
-        """For whom a task runs that is called like a function where no body is running: as an errback of the task on
-        the stack or of ``failed``, or on its own."""
+    def caller_by_hand(self, task: Task) -> Caller:
+        """For whom a task runs that is called like a function where no body is running: as an errback, on its own."""
+        around = enclosing()
         caller = origin(around)
         if around is not None:
             caller = replace(caller, task_id=around.execution.task_id)
-        elif failed is not None:
-            caller = self._claimed(task, failed)
+        elif (failed := of_failed(self)) is not None:
+            caller = failed.caller()
         return self._filled(caller, self.policy(task))
 
     def policy(self, task: Task) -> TaskPolicy:
@@ -137,19 +143,15 @@ class Installation:
         found: Task = self.app._tasks.get(name, task) if name else task
         return found
 
-    def _claimed(self, task: Task, request: Context) -> Caller:
-        """Whom a task works for, by its message; by where it is called, when there is no message or it lies."""
+    def _said(self, request: Context) -> Signed | str | None:
+        """What a task's header says, a word for why it is not believed, or None where there is no header."""
         text = carried(request)
-        said = None if text is None else read(text, request.id, self.signer)
-        if isinstance(said, Signed):
-            return said.caller()
-        if said is not None:
-            self._refused(task, request, said)
-        return origin(enclosing(below_top=True))
+        return None if text is None else read(text, request.id, self.signer)
 
-    def _refused(self, task: Task, request: Context, why: str) -> None:
-        """Someone put a header on a message that was not made for it. The task runs, for whom its own policy says."""
-        logger.warning("the attribution of %s[%s] was refused: it is %s", task.name, request.id, why)
+    def _disbelieve(self, subject: Task, policy: TaskPolicy, why: str) -> None:
+        """Someone put a header on a message that was not made for it. The task runs for whom its own policy says."""
+        note = ContextNote(why, f"task {subject.name}", now_ms(), team=policy.team or UNATTRIBUTED)
+        self.guard.process().notices.note(note)
         if why == FORGED and not self._strangers:
             self._strangers = True
             logger.error(_OTHER_KEY)

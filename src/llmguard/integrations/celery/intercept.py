@@ -14,10 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.app import trace
-from celery.app.task import Context, Task
+from celery.app.task import Task
 
 from llmguard.integrations.celery import lifecycle
-from llmguard.integrations.celery.delivery import Delivery, enclosing, on
+from llmguard.integrations.celery.delivery import Delivery, on
 from llmguard.runtime.context import carrying, current
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _guarded_call(kind: type[Task], installation: Installation) -> Callable[...,
         written = own or _written_by_a_base(kind)
         request = self.request_stack.top
         if request is None or request.called_directly or on(request) is not None:
-            return _called_by_hand(installation, self, partial(written or Task.__call__, self, *args, **kwargs), args)
+            return _called_by_hand(installation, self, partial(written or Task.__call__, self, *args, **kwargs))
         # Celery has prepared everything: the base class would give the body a copy of its request.
         body = partial(written, self, *args, **kwargs) if written else partial(self.run, *args, **kwargs)
         delivery = installation.deliver(self, request)
@@ -91,15 +91,11 @@ def _body(delivery: Delivery, body: Callable[[], Any]) -> Any:
         delivery.execution.ended = True
 
 
-def _called_by_hand(installation: Installation, task: Task, call: Callable[[], Any], args: tuple[Any, ...]) -> Any:
-    """A task called like a function is a part of whatever calls it; an errback, part of the task that failed.
-
-    Celery calls errbacks that take `(request, error, traceback)` so, after a time limit even in its main process.
-    """
+def _called_by_hand(installation: Installation, task: Task, call: Callable[[], Any]) -> Any:
+    """A task called like a function is a part of the body that calls it. Celery calls some errbacks so."""
     if current().execution is not None:
         return call()
-    caller = installation.caller_by_hand(task, enclosing(), args[0] if args and isinstance(args[0], Context) else None)
-    with carrying(caller):
+    with carrying(installation.caller_by_hand(task)):
         return call()
 
 

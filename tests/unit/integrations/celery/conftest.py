@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,9 +33,11 @@ def _no_shared_tasks() -> Iterator[None]:
 
 
 @pytest.fixture
-def guard() -> Guard:
-    """A guard whose keys are in its configuration, so that nothing is written anywhere."""
-    return Guard(CONFIG)
+def guard(tmp_path: Path) -> Iterator[Guard]:
+    """A guard that opens nothing before the first call or note, and then in a directory of its own."""
+    made = Guard(CONFIG | {"ledger": f"sqlite:///{tmp_path / 'ledger.db'}", "spool": {"path": str(tmp_path / "spool")}})
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -55,9 +58,9 @@ def new_app() -> Iterator[Callable[..., Celery]]:
 
 @pytest.fixture
 def app(new_app: Callable[..., Celery], guard: Guard) -> Celery:
-    """An application that is guarded before it has any task."""
+    """An application that is guarded before it has any task; tasks without a policy need no service of the guard."""
     app = new_app()
-    install(app, guard)
+    install(app, guard, {"mode": "off"})
     return app
 
 

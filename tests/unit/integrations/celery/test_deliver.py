@@ -119,8 +119,19 @@ def _with_header(message: Any, header: Any) -> Any:
     return message
 
 
+def rejected(guard: Guard) -> list[tuple[str, str]]:
+    """What the audit trail says of contexts that were not believed: of which task, and why."""
+    guard.close()
+    ledger = guard.ledger()
+    try:
+        records = ledger.audit.tail(10)
+    finally:
+        ledger.close()
+    return [(r.subject, json.loads(r.details)["why"]) for r in records if r.action == "context.rejected"]
+
+
 def test_a_forged_header_is_refused(
-    decorated: Any, mail: Mail, seen: list[Caller], caplog: pytest.LogCaptureFixture
+    guard: Guard, decorated: Any, mail: Mail, seen: list[Caller], caplog: pytest.LogCaptureFixture
 ) -> None:
     with llmguard.context(team="web"):
         decorated.delay()
@@ -128,7 +139,8 @@ def test_a_forged_header_is_refused(
     mail.run(_with_header(message, _forged(message.headers[HEADER])))
     (caller,) = seen
     assert names(caller) == ("growth", None, "summaries")
-    assert "is forged" in caplog.text
+    assert rejected(guard) == [(f"task {decorated.name}", "forged")]
+    assert "secrets.signing" in caplog.text
 
 
 @pytest.mark.parametrize("header", [{"team": "finance"}, 7, ["x"], "", "1.e30.x", "9.a.b", "ä"])
@@ -139,16 +151,14 @@ def test_nonsense_in_the_header_is_refused(decorated: Any, mail: Mail, seen: lis
     assert names(seen[0]) == ("growth", None, "summaries")
 
 
-def test_a_header_of_another_message_is_refused(
-    decorated: Any, mail: Mail, seen: list[Caller], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_header_of_another_message_is_refused(guard: Guard, decorated: Any, mail: Mail, seen: list[Caller]) -> None:
     with llmguard.context(team="finance"):
         decorated.delay()
     decorated.delay()
     first, second = mail.take()
     mail.run(_with_header(second, first.headers[HEADER]))
     assert names(seen[0]) == ("growth", None, "summaries")
-    assert "is replayed" in caplog.text
+    assert rejected(guard) == [(f"task {decorated.name}", "replayed")]
 
 
 def test_another_key_is_told_once_and_as_what_it_is(

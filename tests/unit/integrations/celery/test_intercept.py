@@ -15,16 +15,19 @@ from llmguard.runtime.context import current
 from tests.support.celery_kinds import CALLED, CALLS, KINDS, NAME
 from tests.support.celery_mail import Mail
 
+QUIET = {"mode": "off"}
+"""A default policy that needs no service of the guard."""
+
 ORDERS = ("before", "after", "after_finalize", "after_first_run", "before_configuration")
 
 
 def prepare(app: Celery, guard: Guard, order: str, make: Callable[[], None]) -> None:
     """Make a task and install the guard, in one order or another."""
     if order == "before":
-        install(app, guard)
+        install(app, guard, QUIET)
         make()
     elif order == "before_configuration":
-        install(app, guard)
+        install(app, guard, QUIET)
         make()
         app.config_from_object({"task_ignore_result": True})
     else:
@@ -33,7 +36,7 @@ def prepare(app: Celery, guard: Guard, order: str, make: Callable[[], None]) -> 
             app.finalize()
         if order == "after_first_run":
             app.tasks[NAME].apply((0,))
-        install(app, guard)
+        install(app, guard, QUIET)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -202,7 +205,7 @@ def test_a_promise_made_before_install_and_used_before_finalize(new_app: Callabl
     def task() -> None:
         executions.append(current().execution)
 
-    install(app, guard)
+    install(app, guard, QUIET)
     task.apply()
     assert not app.finalized
     assert executions[0].name == task.name

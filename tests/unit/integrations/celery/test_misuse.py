@@ -123,7 +123,11 @@ def test_each_child_may_spend_alone(app: Celery) -> None:
         ({"llmguard_default": {"budget": "-$5"}}, "budget"),
     ],
 )
-def test_settings_are_checked_when_a_worker_starts(app: Celery, setting: dict[str, Any], said: str) -> None:
+def test_settings_are_checked_when_a_worker_starts(
+    new_app: Callable[..., Celery], guard: Guard, setting: dict[str, Any], said: str
+) -> None:
+    app = new_app()
+    install(app, guard)
     app.conf.update(setting)
     with pytest.raises(SystemExit) as told:
         worker(app, pool_cls="solo")

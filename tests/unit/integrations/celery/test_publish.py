@@ -10,6 +10,7 @@ from celery import Celery, chain, chord, group
 from celery.app.task import Context
 
 import llmguard
+from llmguard.core.call import Caller
 from llmguard.core.signed import HEADER, Signed, Signer
 from llmguard.core.signed import task as bound_to
 from llmguard.guard import Guard
@@ -171,16 +172,22 @@ def test_the_body_of_a_chord_and_its_errback(app: Celery, mail: Mail, signer: Si
 
 
 def test_the_main_process_publishes_an_errback(app: Celery, mail: Mail, signer: Signer) -> None:
-    """After a hard time limit nothing is on the stack; the copy that the errback carries speaks."""
+    """After a hard time limit nothing is on the stack; the copy that the errback carries speaks. Errbacks that take the
+    request are called right there."""
+    seen: list[Caller] = []
 
     @app.task
     def errback(_: str) -> None: ...
 
     @app.task
+    def called(_error: Any, _trace: Any, *_: Any) -> None:
+        seen.append(current())
+
+    @app.task
     def slow() -> None: ...
 
     with llmguard.context(team="web", feature="f"):
-        root = slow.apply_async(link_error=errback.s())
+        root = slow.apply_async(link_error=[errback.s(), called.si(1, 2), called.s()])
     (message,) = mail.take()
     args, kwargs, embedded = message.payload
     context = Context({**message.headers, "delivery_info": {}, "args": args, "kwargs": kwargs, **embedded})
@@ -189,6 +196,7 @@ def test_the_main_process_publishes_an_errback(app: Celery, mail: Mail, signer: 
     signed = said(signer, published)
     assert (signed.team, signed.feature, signed.tree_id, signed.depth) == ("web", "f", root.id, 0)
     assert signed.task_id == published.headers["id"] != root.id
+    assert [(c.team, c.feature, c.tree_id, c.depth, c.task_id) for c in seen] == [("web", "f", root.id, 0, root.id)] * 2
 
 
 def test_a_retry_keeps_its_depth_and_replace_grows(app: Celery, mail: Mail) -> None:
