@@ -10,6 +10,8 @@ from llmguard.core.notes import BudgetNote, ContextNote, DriftNote, TripNote
 from llmguard.core.rules import PPM
 from llmguard.sinks.webhook import Alert
 
+_PER = {"hour": "an hour", "total": "in total"}
+
 
 def trip(note: TripNote, row_id: str) -> Alert:
     """A trip; its alert has the id of its row."""
@@ -45,7 +47,7 @@ def budget(note: BudgetNote) -> Alert:
     whom = ", ".join(f"{name}={value}" for name, value in note.scope.items()) or "everyone"
     until = f", until {_moment(note.end)}" if note.end else ""
     limit = _readable(note.unit, note.limit)
-    text = f"budget {note.rule} ({whom}): {share} of {limit} a {note.window} are spent{until}"
+    text = f"budget {note.rule} ({whom}): {share} of {limit} {_PER.get(note.window, f'a {note.window}')} spent{until}"
     data = {
         "rule": note.rule,
         "scope": dict(note.scope),

@@ -122,7 +122,7 @@ def test_a_budget_has_the_same_id_whichever_process_tells(ledger: Ledger, there:
         assert notices.stop()
     first, second = (got.alert for got in there.got)
     assert first == second
-    assert first["text"] == ("budget hourly (team=search): 80% of $50 a hour are spent, until 2026-09-21T15:15:00Z")
+    assert first["text"] == ("budget hourly (team=search): 80% of $50 an hour spent, until 2026-09-21T15:15:00Z")
     assert first["data"] == {
         "rule": "hourly",
         "scope": {"team": "search"},
