@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from functools import lru_cache
@@ -10,13 +11,16 @@ from typing import cast
 
 from llmguard.config import Config, Secrets, ensure_secrets, load, own_budget
 from llmguard.config.loading import Source
+from llmguard.config.secrets import ledger_file
 from llmguard.core.buckets import Planner
 from llmguard.core.exchange import Stage
 from llmguard.core.moves import Known
 from llmguard.core.signed import Signer
+from llmguard.errors import ConfigError, LedgerUnavailable, Problem, StoreUnavailable
 from llmguard.forward.build import build_routing, build_upstreams
 from llmguard.forward.relay import Relay
-from llmguard.ledger import Ledger, Shipper, Spool
+from llmguard.ledger import Ledger, Shipper, Spool, migrate
+from llmguard.ledger.engine import create_engine
 from llmguard.ledger.forks import Forgetter
 from llmguard.pricing import Catalog
 from llmguard.providers.base import mask_secrets
@@ -30,6 +34,7 @@ from llmguard.runtime.loops import LoopLinks
 from llmguard.runtime.notices import Notices
 from llmguard.runtime.owners import ObjectOwners
 from llmguard.runtime.process import ProcessService
+from llmguard.runtime.remaining import Remaining, remaining
 from llmguard.runtime.service import Service
 from llmguard.runtime.tally import Tally
 from llmguard.runtime.upkeep import Parts
@@ -39,6 +44,7 @@ from llmguard.stages.authn import Authn
 from llmguard.stages.meter import Meter
 from llmguard.stages.quota import Quota, QuotaPolicy
 from llmguard.stages.route import Route
+from llmguard.stages.runaway import Runaway
 from llmguard.stages.tenancy import Tenancy
 from llmguard.stores import open_blocking_store, open_store
 from llmguard.stores.memory import MemoryStore
@@ -123,12 +129,31 @@ class Guard:
         service.start()
         return service
 
+    def remaining(self, **scope: str) -> list[Remaining]:
+        """How the budgets stand that count for callers of ``scope``, such as ``team="search", env="prod"``.
+
+        A budget of narrower scope is left out. Raises LedgerUnavailable when neither store nor ledger answers.
+        """
+        return remaining(self.process(), self.config.budget_rules, scope, now_ms())
+
+    async def aremaining(self, **scope: str) -> list[Remaining]:
+        """The same for coroutines."""
+        return await asyncio.to_thread(lambda: self.remaining(**scope))
+
+    def check(self) -> list[Problem]:
+        """What stands in the way of this configuration just now: asks store and ledger, makes nothing."""
+        return [*_store_problems(self.config), *_ledger_problems(self.config)]
+
     def close(self) -> None:
         """Put everything on record that this process has done through :meth:`process`. Waits some seconds at most."""
         with self._lock:
             service, self._process = self._process, None
         if service is not None:
             service.stop()
+
+    async def aclose(self) -> None:
+        """The same for coroutines."""
+        await asyncio.to_thread(self.close)
 
     def _forget(self) -> None:
         """In a forked child: another thread of the parent may have held the lock."""
@@ -164,7 +189,7 @@ class Guard:
         routing = build_routing(config, inside=True) if inside else self.routing
         route = Route(routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
         first = Attributed() if inside else Authn(self.signer())
-        return (first, route, Tenancy(), Quota(planner, policy), Meter(self.catalog))
+        return (first, route, Tenancy(), Runaway(config.runaway.policy), Quota(planner, policy), Meter(self.catalog))
 
 
 _default: list[Guard] = []
@@ -196,3 +221,33 @@ def _blocking_link(config: Config) -> tuple[BlockingLink, LoopLinks | None]:
     if isinstance(store, MemoryStore):
         return BlockingMemoryLink(store), None
     return BlockingLink(store), LoopLinks(lambda: cast("RemoteStore", open_store(config.store)))
+
+
+def _store_problems(config: Config) -> list[Problem]:
+    store = open_blocking_store(config.store)
+    if isinstance(store, MemoryStore):
+        return []
+    try:
+        store.check()
+    except ConfigError as error:
+        return error.problems
+    except StoreUnavailable as error:
+        return [Problem("store", str(error), "start it, or correct `store:`")]
+    finally:
+        store.close()
+    return []
+
+
+def _ledger_problems(config: Config) -> list[Problem]:
+    file = ledger_file(config.ledger)
+    if file is not None and not file.exists():
+        return []  # it is made when it is first used
+    engine = create_engine(config.ledger)
+    try:
+        if not migrate.check(engine):
+            return [Problem("ledger", "its schema is not this program's", "run `llmguard migrate`")]
+    except LedgerUnavailable as error:
+        return [Problem("ledger", str(error), "start it, or correct `ledger:`")]
+    finally:
+        engine.dispose()
+    return []

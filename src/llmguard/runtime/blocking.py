@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from llmguard.core.moves import Again, Answer, Known, Move, Truth
+from llmguard.core.moves import Again, Answer, Known, Level, Move, Truth
 from llmguard.errors import StoreUnavailable
 from llmguard.stores.memory import MemoryStore
 
@@ -30,6 +30,10 @@ class BlockingStore(Protocol):
 
     def unknown(self, rids: Sequence[str]) -> list[str]:
         """Those of ``rids`` that the store does not know as settled."""
+        ...
+
+    def levels(self, names: Sequence[str]) -> dict[str, Level] | None:
+        """What buckets hold now, by name; None while the store is cold. Raises StoreUnavailable."""
         ...
 
     def close(self) -> None:
@@ -97,6 +101,10 @@ class BlockingLink:
     def unknown(self, rids: Sequence[str]) -> list[str]:
         """Those of ``rids`` that the store does not know as settled."""
         return self._store.unknown(rids)
+
+    def levels(self, names: Sequence[str]) -> dict[str, Level] | None:
+        """What buckets hold now, by name; None while the store is cold. Raises StoreUnavailable."""
+        return self._store.levels(names)
 
     def close(self) -> None:
         """Send what waits, once, and give back connections."""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from llmguard.core.effects import Ask, Count, Effect, Emit, Notice, Owners, Spool, Steps, Tell, Verify
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.flow import adrive, drive
-from llmguard.core.moves import Answer, Move
+from llmguard.core.moves import Answer, Level, Move
 from llmguard.core.ports import TokenCounter
 from llmguard.core.records import SettleRecord
 from llmguard.runtime import upkeep
@@ -88,7 +88,14 @@ class ProcessService(Upkeep[BlockingLink]):
                 self.reconcile: upkeep.RECONCILE,
             },
         )
-        self._store_thread = self._rounds("llmguard-store", {self.flush: upkeep.RETRY, self.renew: upkeep.HEARTBEAT})
+        self._store_thread = self._rounds(
+            "llmguard-store",
+            {
+                self.flush: upkeep.RETRY,
+                self.renew: upkeep.HEARTBEAT,
+                self.renew_runs: upkeep.RUN_HEARTBEAT,
+            },
+        )
         self.stopped = False
 
     now = staticmethod(now_ms)
@@ -123,6 +130,10 @@ class ProcessService(Upkeep[BlockingLink]):
         """End a call, once; later calls do nothing. Without any wait."""
         if self.live.pop(x.event_id, None) is not None:
             drive(x.close(ending, now_ms()), self._handlers)
+
+    def charged(self) -> dict[str, Level]:
+        """What the ledger has in every bucket of every budget, by name. Raises LedgerUnavailable."""
+        return {bucket.name: Level(amount, 0, 0, 0) for bucket, amount in self._books.standing()}
 
     def _aask(self, move: Move) -> Answer | Awaitable[Answer]:
         return self.link.ask(move) if self._loops is None else self._loops.ask(move)

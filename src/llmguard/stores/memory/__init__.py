@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from llmguard.core.limits import Book
-from llmguard.core.moves import Answer, Begin, Done, Known, Move, Open, Truth, Turn
+from llmguard.core.moves import Answer, Begin, Done, Known, Level, Move, Open, Truth, Turn
 from llmguard.stores.pieces import pieces
 
 _TURN_MS = 60_000
@@ -52,6 +52,13 @@ class MemoryStore:
         """Those of ``rids`` that the store does not know as settled."""
         (known,) = self.apply([Known(tuple(rids))])
         return list(known.gone) if isinstance(known, Done) else list(rids)
+
+    def levels(self, names: Sequence[str]) -> dict[str, Level] | None:
+        """What buckets hold now, by name; those that do not exist are left out. None while the store is cold."""
+        now = self._clock()
+        with self._lock:
+            found = {name: self.book.balance(name, now) for name in names}
+            return {name: at.level() for name, at in found.items() if at} if self.book.epoch else None
 
     def close(self) -> None:
         """Nothing to give back."""

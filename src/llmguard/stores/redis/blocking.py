@@ -14,9 +14,9 @@ from redis.connection import ConnectionPool
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import ResponseError
 
-from llmguard.core.moves import Answer, Begin, Done, Known, Move, Open, Truth, Turn
+from llmguard.core.moves import Answer, Begin, Done, Known, Level, Move, Open, Truth, Turn
 from llmguard.stores.pieces import PIECE, pieces
-from llmguard.stores.redis import server
+from llmguard.stores.redis import levels, server
 from llmguard.stores.redis.codec import Batch
 from llmguard.stores.redis.script import INSTALL, MISSING, WIPE, Command, invocation, packed, prefix
 
@@ -132,6 +132,11 @@ class RedisStore:
             (known,) = self.apply([Known(some)])
             found += known.gone if isinstance(known, Done) else some
         return found
+
+    def levels(self, names: Sequence[str]) -> dict[str, Level] | None:
+        """What buckets hold now; see :func:`llmguard.stores.redis.levels.read_levels`."""
+        with server.answering(self._url):
+            return levels.read(self._client, self._prefix, names)
 
     def close(self) -> None:
         """Drop all connections."""

@@ -27,8 +27,13 @@ def read_levels(url: str, names: Sequence[str], namespace: str = "default") -> d
         if server.is_cluster(url)
         else Redis.from_url(url, **options)
     )
-    keys = prefix(namespace)
-    with server.answering(url), client, client.pipeline(transaction=False) as pipe:
+    with server.answering(url), client:
+        return read(client, prefix(namespace), names)
+
+
+def read(client: Any, keys: str, names: Sequence[str]) -> dict[str, Level] | None:
+    """The same through a client that is there; ``keys`` is what every key of the namespace starts with."""
+    with client.pipeline(transaction=False) as pipe:
         pipe.get(keys + "epoch")
         for name in names:
             pipe.hmget(keys + "b:" + name, _FIELDS)
