@@ -76,6 +76,17 @@ def test_a_dead_server_is_told_at_once_and_a_restarted_one_found_at_once(own: Va
     store.close()
 
 
+def test_however_often_a_server_did_not_answer_it_is_found_again(own: ValkeyServer) -> None:
+    """redis-py's own pool makes a hundred connections in its life, lost ones included."""
+    store = warm(own)
+    own.kill()
+    for _ in range(120):
+        seconds(lambda: store.apply([reserve("during")]))
+    own.start()
+    assert isinstance(store.apply([reserve("after")])[0], Again)
+    store.close()
+
+
 def test_a_broken_connection_is_tried_once_more(own: ValkeyServer) -> None:
     store = warm(own)
     store.apply([reserve("a")])
