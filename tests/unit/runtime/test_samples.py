@@ -30,7 +30,12 @@ def test_trips_warnings_and_rows_are_counted(tmp_path: Path) -> None:
         assert notices.stop()
         empty = SimpleNamespace(live={}, owed=0, seq=0, shipped=0)
         service = SimpleNamespace(
-            tally=Tally(), runtime=empty, link=empty, drift=0, spool=empty, shipper=empty,
+            tally=Tally(),
+            runtime=empty,
+            link=empty,
+            drift=0,
+            spool=empty,
+            shipper=empty,
             notices=notices,
             not_ready=list,
         )

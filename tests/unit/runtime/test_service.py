@@ -14,7 +14,7 @@ import pytest
 from llmguard.core.call import Attribution, Call, Principal
 from llmguard.core.effects import Emit
 from llmguard.core.exchange import Ending, Exchange, Pipeline
-from llmguard.core.moves import Again, Answer, Assert, Done, Move, Renew, Settle
+from llmguard.core.moves import Again, Answer, Assert, Done, Move, Renew, Settle, Trip
 from llmguard.errors import LedgerUnavailable, StoreUnavailable
 from llmguard.guard import Guard
 from llmguard.providers import registry
@@ -283,6 +283,26 @@ def test_what_the_store_did_not_hear_is_settled_again_and_counted_as_drift(
 
     run(work())
     assert "had not heard of 1 settled calls" in caplog.text
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_store_and_ledger_that_stay_apart_are_an_alert_of_the_process_that_tells_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: bool
+) -> None:
+    async def work() -> None:
+        async with serving(tmp_path) as (guard, service):
+            x = await admitted(guard, service)
+            service.runtime.perform(x.dispatch())
+            service.runtime.close(x, Ending.UPSTREAM_FAILED)
+            recorder = service.link = Recorder(Done(0, first))
+            await until(lambda: any(isinstance(move, Trip) for move in recorder.asked))
+            told = next(move for move in recorder.asked if isinstance(move, Trip))
+            assert told.name == "told:drift"
+            assert x.event_id in [move.rid for move in recorder.told if isinstance(move, Settle)]
+            await until(lambda: service.drift == 1)
+
+    run(work())
+    assert ("quota store and ledger stay apart: 1 calls had to be settled again" in caplog.text) is first
 
 
 # ---------------------------------------------------------------------- what goes wrong
