@@ -96,7 +96,7 @@ def _row(bucket: Bucket, settled: int, level: Level | None, mode: str) -> dict[s
         "orphan": None if level is None else amount(orphan),
         "held": None if level is None else amount(held),
         "remaining": amount(max(bucket.limit - settled - orphan - held, 0)),
-        "reset_at": moment(bucket.end) if bucket.end else None,
+        "reset_at": moment(bucket.resets_at) if bucket.resets_at else None,
         "mode": mode,
     }
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from llmguard.config.sections import Section, written
 from llmguard.config.types import Flag, Frequency, Money, SecretUrl, Several, Url, Whole
+from llmguard.stages.runaway import RunawayPolicy
 
 AlertKind = Literal["budget", "trip", "drift"]
 
@@ -49,3 +50,16 @@ class Runaway(Section):
     velocity: Whole = Field(
         10, ge=0, le=10**6, description="Warn at so many times a feature's usual pace; 0 watches none.", examples=[10]
     )
+
+    @property
+    def policy(self) -> RunawayPolicy:
+        """As the stage takes it."""
+        same, alike = self.identical_prompts, self.similar_prompts
+        return RunawayPolicy(
+            self.mode,
+            (same.number, same.period_ms),
+            (alike.number, alike.period_ms),
+            self.tree_calls,
+            self.tree_budget,
+            self.velocity,
+        )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from llmguard.core.call import UNATTRIBUTED, Attribution
-from llmguard.core.moves import Level
+from llmguard.core.moves import NO_LIMIT, Level
 from llmguard.core.rules import ANY, DIMENSIONS, BudgetRule, LimitRule
 from llmguard.core.windows import window_bounds
 
@@ -37,6 +37,11 @@ class Bucket:
     window: str
     scope: Mapping[str, str]
     alerts: tuple[int, ...] = ()
+
+    @property
+    def resets_at(self) -> int:
+        """When it is empty again (epoch ms), 0: never. The end of a `total` is only when it is forgotten."""
+        return 0 if self.window == "total" else self.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,12 @@ def values_of(who: Attribution, model: str, provider: str) -> Values:
         who.end_user or UNATTRIBUTED,
         model,
         provider,
+        who.task_id or UNATTRIBUTED,
+        who.tree_id or UNATTRIBUTED,
     )
+
+
+_OF_WORK = ("task", "tree")
 
 
 class Planner:
@@ -109,11 +119,15 @@ class Planner:
     def __init__(self, budgets: Iterable[BudgetRule], limits: Iterable[LimitRule]) -> None:
         self._budgets = tuple(budgets)
         self._limits = tuple(limits)
-        self._plans: OrderedDict[tuple[Values, BudgetRule | None], Plan] = OrderedDict()
+        scopes = [rule.scope for rule in self._budgets] + [rule.scope for rule in self._limits]
+        by_work = any(name in scope for scope in scopes for name in _OF_WORK)
+        self._shared = len(DIMENSIONS) if by_work else len(DIMENSIONS) - len(_OF_WORK)
+        self._plans: OrderedDict[tuple[Values, tuple[BudgetRule, ...]], Plan] = OrderedDict()
 
-    def plan(self, values: Values, now: int, own: BudgetRule | None = None) -> Plan:
-        """The buckets for a call with these ``values`` at ``now``; ``own`` is a budget that its key carries."""
-        key = (values, own)
+    def plan(self, values: Values, now: int, own: tuple[BudgetRule, ...] = ()) -> Plan:
+        """The buckets for a call with these ``values`` at ``now``; ``own`` are budgets that its key, its task and its
+        tree carry. Calls that differ in nothing that a rule names share a plan."""
+        key = (values if own else values[: self._shared], own)
         plan = self._plans.get(key)
         if plan is None or not now < plan.until:
             plan = self._compile(values, now, own)
@@ -122,10 +136,10 @@ class Planner:
                 self._plans.popitem(last=False)
         return plan
 
-    def _compile(self, values: Values, now: int, own: BudgetRule | None) -> Plan:
+    def _compile(self, values: Values, now: int, own: tuple[BudgetRule, ...]) -> Plan:
         known = dict(zip(DIMENSIONS, values, strict=True))
         buckets: dict[str, Bucket] = {}
-        for budget in (*self._budgets, *((own,) if own else ())):
+        for budget in (*self._budgets, *own):
             scope = _match(budget.scope, known)
             if scope is not None:
                 _keep_stricter(buckets, budget_bucket(budget, scope, now))
@@ -173,7 +187,10 @@ def budget_bucket(rule: BudgetRule, scope: Mapping[str, str], now: int) -> Bucke
     scope = {dimension: scope[dimension] for dimension in DIMENSIONS if dimension in scope}
     start, end = window_bounds(rule.window, rule.timezone, now)
     name = f"{rule.unit}|{rule.window}|{start}|{scope_text(scope)}"
-    return Bucket(name, rule.unit, rule.limit, rule.ceiling, start, end, rule.name, rule.window, scope, rule.alerts)
+    if rule.keep_ms:
+        end = now + rule.keep_ms
+    limit, ceiling = (NO_LIMIT, NO_LIMIT) if rule.mode == "warn" else (rule.limit, rule.ceiling)
+    return Bucket(name, rule.unit, limit, ceiling, start, end, rule.name, rule.window, scope, rule.alerts)
 
 
 def _parallel_bucket(rule: LimitRule, scope: Mapping[str, str]) -> Bucket:

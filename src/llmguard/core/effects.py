@@ -16,7 +16,7 @@ from llmguard.core.moves import Extend, Release, Renew, Reserve, Settle, Trip
 from llmguard.core.notes import Note
 from llmguard.core.ports import Dialect
 from llmguard.core.records import Record
-from llmguard.core.runs import Paid
+from llmguard.core.runs import Enter, Paid
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +56,7 @@ class Spool:
 class Ask:
     """Make a move on the quota store and wait for its answer. Raises StoreUnavailable."""
 
-    move: Reserve | Extend | Trip
+    move: Reserve | Extend | Trip | Enter
 
 
 @dataclass(slots=True, eq=False)

@@ -21,6 +21,7 @@ from llmguard.core.moves import Hold
 from llmguard.core.ports import Dialect, Quote, Reader
 from llmguard.core.records import SentRecord
 from llmguard.core.usage import Source, Usage
+from llmguard.core.watch import Watch
 
 
 class State(IntEnum):
@@ -132,6 +133,7 @@ class Exchange:
         "status",
         "target",
         "usage",
+        "watch",
         "who",
     )
 
@@ -156,6 +158,7 @@ class Exchange:
         self.who = Attribution()
         self.principal: Principal | None = None
         self.caller: Caller | None = None
+        self.watch: Watch | None = None
         self.target = Target("", call.model)
         self.quote: Quote | None = None
         self.plan: Plan | None = None

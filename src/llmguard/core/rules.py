@@ -9,13 +9,13 @@ from typing import Final, Literal
 from llmguard.core.windows import Window
 
 Unit = Literal["usd", "tokens"]
-Mode = Literal["enforce"]
+Mode = Literal["enforce", "warn"]
 LimitKind = Literal["rate", "concurrent", "tokens"]
 
 ANY: Final = "*"
 """As a scope's value: one bucket for every value that occurs."""
 
-DIMENSIONS: Final = ("org", "team", "env", "feature", "key", "end_user", "model", "provider")
+DIMENSIONS: Final = ("org", "team", "env", "feature", "key", "end_user", "model", "provider", "task", "tree")
 """What a scope may name, in the order in which it is written out."""
 
 PPM: Final = 1_000_000
@@ -28,7 +28,8 @@ class BudgetRule:
     ``limit`` is nano-USD for unit `usd`, else tokens (input + output). ``scope`` maps dimensions to one value or
     :data:`ANY`; an empty scope is everything. ``timezone`` is an IANA name. ``overshoot_ppm`` is how far the worst
     case may pass the limit, in millionths of it (100_000 = 10 %; 0 is strict). ``alert_ppm`` are the shares of the
-    limit at which an operator is told.
+    limit at which an operator is told. A rule in mode `warn` only counts. With ``keep_ms`` the bucket of a `total`
+    window is forgotten so long after its first charge.
     """
 
     name: str
@@ -40,6 +41,7 @@ class BudgetRule:
     overshoot_ppm: int = 100_000
     mode: Mode = "enforce"
     alert_ppm: tuple[int, ...] = ()
+    keep_ms: int = 0
 
     @property
     def alerts(self) -> tuple[int, ...]:

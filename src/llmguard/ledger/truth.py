@@ -66,6 +66,8 @@ _ENTRIES = _Source(
         "provider": entries.c.provider,
         "end_user": _known(entries.c.end_user),
         "model": model_of(entries.c),
+        "task": _known(entries.c.task_id),
+        "tree": _known(entries.c.tree_id),
     },
     entries.c,
 )
@@ -90,7 +92,7 @@ class Snapshot:
 
         ``unit`` `usd` is nano-USD, `tokens` input + output, `calls` distinct calls. ``end_ms`` 0 is no end, as in a
         window `total`. ``where`` maps dimensions (those of :data:`llmguard.core.rules.DIMENSIONS`) to one value.
-        Reads rollups when the window lies on quarter hours and no dimension needs the entries (`end_user`).
+        Reads rollups when the window lies on quarter hours and no dimension needs the entries (`end_user`, `task`, `tree`).
         """
         where = where or {}
         aligned = start_ms % QUARTER_MS == 0 and end_ms % QUARTER_MS == 0

@@ -16,7 +16,7 @@ from llmguard.core.notes import BudgetNote
 from llmguard.core.records import VoidRecord
 from llmguard.core.rules import BudgetRule
 from llmguard.errors import SpoolFull, StoreUnavailable
-from llmguard.stages import ratelimit, refusals
+from llmguard.stages import ratelimit, refusals, trips
 from llmguard.stages.records import hold_record
 
 _ATTEMPTS = 4
@@ -57,13 +57,13 @@ class Quota:
         """Refuses as in the table "What a refused caller hears"."""
         assert x.quote is not None
         try:
-            own = self._own_budget(x)
+            own = self._own_budgets(x)
         except ValueError as error:
             return refusals.key_budget(error)
         plan = self._plan(x, own)
-        remembered = self._memory.recall(plan, x.now + self._skew)
-        if remembered is not None:
-            return refusals.budget(remembered.bucket, remembered.denied, x.event_id)
+        refusal = self._memory.recall(x, plan, x.now + self._skew)
+        if refusal is not None:
+            return refusal
         prompt: int | None = 0 if x.call.prompt_bytes == 0 else None
         self._take(x, plan, estimate(x.call, x.quote, prompt))
         if prompt is None and not self._roomy(x, plan):
@@ -74,7 +74,7 @@ class Quota:
         except SpoolFull as error:
             return Refuse("accounting_unavailable", 503, f"spend cannot be recorded now: {error}", retry_after=5)
         x.hold_written = True
-        if not plan.buckets and not plan.rates:
+        if not plan.buckets and not plan.rates and x.watch is None:
             return None
         x.reserved = True
         refusal = yield from self._reserve(x)
@@ -84,13 +84,15 @@ class Quota:
             x.hold_written = False
         return refusal
 
-    def _own_budget(self, x: Exchange) -> BudgetRule | None:
+    def _own_budgets(self, x: Exchange) -> tuple[BudgetRule, ...]:
+        """What the caller's key, its task and its tree may cost."""
+        watched = x.watch.budgets if x.watch is not None else ()
         principal = x.principal
         if principal is None or not principal.budget:
-            return None
-        return self._policy.own_budget(principal.key_id, principal.budget)
+            return watched
+        return (self._policy.own_budget(principal.key_id, principal.budget), *watched)
 
-    def _plan(self, x: Exchange, own: BudgetRule | None) -> Plan:
+    def _plan(self, x: Exchange, own: tuple[BudgetRule, ...]) -> Plan:
         values = values_of(x.who, x.target.model, x.target.provider)
         plan = self._planner.plan(values, x.now + self._skew, own)
         if x.call.op in ("free", "object"):
@@ -117,21 +119,22 @@ class Quota:
             except StoreUnavailable:
                 yield Tell(Release(x.event_id))
                 return refusals.store_away()
-            if isinstance(answer, Admitted | Denied):
-                for index, threshold in answer.crossed:
-                    yield Notice(_crossing(plan.buckets[index], threshold, answer.now))
+            if isinstance(answer, Admitted | Denied) and answer.crossed:
+                yield from _tell_of_thresholds(x, plan, answer)
             if isinstance(answer, Admitted):
                 self._admitted(x, plan, guess, answer)
+                if x.watch is not None:
+                    yield from trips.admitted(x, x.watch, answer)
                 return None
             if isinstance(answer, Denied):
                 if not guess.exact and answer.why in refusals.FOR_MONEY:
                     prompt = yield Count(x.call, x.dialect, x.target.model)
                     self._take(x, plan, estimate(x.call, x.quote, prompt))
                     continue
-                return self._denied(x, plan, answer)
+                return (yield from self._denied(x, plan, answer))
             if isinstance(answer, Again) and answer.why == "window":
                 self._skew = answer.now - x.now
-                self._take(x, self._plan(x, self._own_budget(x)), guess)
+                self._take(x, self._plan(x, self._own_budgets(x)), guess)
                 continue
             return refusals.store_away()
         return refusals.store_away()
@@ -146,6 +149,8 @@ class Quota:
             self._policy.lease_ms,
             x.holds,
             tuple([guess.rate(bucket) for bucket in plan.rates]) if plan.rates else (),
+            x.watch.trips if x.watch is not None else (),
+            x.watch.tallies if x.watch is not None else (),
             max_output=most,
             named=named,
             floor=min(most, max(4 * guess.expected, _FLOOR)),
@@ -167,11 +172,20 @@ class Quota:
             x.cap_nano = guess.cap_nano
         ratelimit.describe(x.headers, x.call.family, plan, answer)
 
-    def _denied(self, x: Exchange, plan: Plan, answer: Denied) -> Refuse:
-        if answer.why in ("rate", "tripped"):
+    def _denied(self, x: Exchange, plan: Plan, answer: Denied) -> Steps[Refuse]:
+        watch = x.watch
+        if answer.why == "rate":
             return refusals.rate(plan.rates[answer.index], answer)
+        if watch is not None and answer.why in ("tripped", "tally"):
+            refusal = yield from trips.denied(x, watch, answer)
+            if answer.why == "tripped":
+                self._memory.note_trip(watch.trips[answer.index], refusal, answer.now)
+            return refusal
         bucket = plan.buckets[answer.index]
+        rule = watch.paid_rule(bucket.rule) if watch is not None else None
         if answer.why == "spent":
+            if rule is not None:
+                return (yield from trips.spent(x, rule, answer))
             self._memory.note(bucket, answer)
         return refusals.budget(bucket, answer, x.event_id)
 
@@ -216,7 +230,7 @@ class Quota:
             x.output_hold = most  # what was admitted may be used up without asking again at every chunk
             return None
         if isinstance(answer, Denied):
-            return refusals.budget(plan.buckets[answer.index], answer, x.event_id)
+            return (yield from self._denied(x, plan, answer))
         if isinstance(answer, Done):
             x.output_hold = wanted * guess.choices
             x.estimate_nano = grown.nano
@@ -241,9 +255,20 @@ class Quota:
             yield Tell(Settle(x.event_id, x.source, x.now + self._skew, charges, _corrections(x, tokens)))
 
 
+def _tell_of_thresholds(x: Exchange, plan: Plan, answer: Admitted | Denied) -> Steps[None]:
+    for index, threshold in answer.crossed:
+        bucket = plan.buckets[index]
+        rule = x.watch.paid_rule(bucket.rule) if x.watch is not None else None
+        if rule is not None:
+            yield from trips.crossed(x, rule, threshold)
+        else:
+            yield Notice(_crossing(bucket, threshold, answer.now))
+
+
 def _crossing(bucket: Bucket, threshold: int, at: int) -> BudgetNote:
+    end = bucket.resets_at
     return BudgetNote(
-        bucket.name, bucket.rule, bucket.scope, bucket.unit, bucket.limit, threshold, bucket.window, bucket.end, at
+        bucket.name, bucket.rule, bucket.scope, bucket.unit, bucket.limit, threshold, bucket.window, end, at
     )
 
 

@@ -40,7 +40,7 @@ def _token_budget(plan: Plan, answer: Admitted) -> State | None:
         if bucket.unit == "tokens":
             left = max(bucket.limit - level.settled - level.orphan - level.held, 0)
             if tightest is None or left < tightest[1]:
-                tightest = bucket.limit, left, -(-(bucket.end - answer.now) // 1000) if bucket.end else 0
+                tightest = bucket.limit, left, -(-(bucket.resets_at - answer.now) // 1000) if bucket.resets_at else 0
     return tightest
 
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from llmguard.core.buckets import Bucket, Plan, RateBucket
 from llmguard.core.decision import Refuse
+from llmguard.core.exchange import Exchange
 from llmguard.core.money import usd_string
 from llmguard.core.moves import Denied
+from llmguard.core.notes import TripNote
 
 FOR_MONEY = frozenset({"spent", "insufficient", "contended", "too_large"})
 _REMEMBER_MS = 2_000
+_MOST_TRIPS = 1_000
 _Row = tuple[str, int, int | None, bool | None]
 """Code, status, Retry-After in seconds, x-should-retry."""
 _RATE_LIMITED: _Row = ("rate_limited", 429, 1, None)
@@ -27,20 +30,35 @@ class Remembered:
 
 
 class Memory:
-    """Which buckets of this process were spent a moment ago, so that a refused loop costs no store traffic."""
+    """What refused a call of this process a moment ago, so that a refused loop costs no store traffic: buckets that
+    were spent, and trips."""
 
     def __init__(self) -> None:
         self._spent: dict[str, Remembered] = {}
+        self._tripped: dict[str, tuple[Refuse, int]] = {}
 
     def note(self, bucket: Bucket, denied: Denied) -> None:
         """Remember a `spent` answer for two seconds, and never past the end of its window."""
         until = denied.now + _REMEMBER_MS
         self._spent[bucket.name] = Remembered(bucket, denied, min(until, bucket.end) if bucket.end else until)
 
-    def recall(self, plan: Plan, now: int) -> Remembered | None:
-        """The first bucket of ``plan`` that is remembered as spent."""
-        if not self._spent:
-            return None
+    def note_trip(self, name: str, refusal: Refuse, now: int) -> None:
+        """Remember what is said of a trip for two seconds."""
+        if len(self._tripped) >= _MOST_TRIPS:
+            self._tripped.clear()
+        self._tripped[name] = refusal, now + _REMEMBER_MS
+
+    def recall(self, x: Exchange, plan: Plan, now: int) -> Refuse | None:
+        """What refused a call like this one."""
+        if self._tripped and x.watch is not None:
+            for name in x.watch.trips:
+                refusal, until = self._tripped.get(name, (None, 0))
+                if now < until:
+                    return refusal
+        remembered = self._recall_spent(plan, now) if self._spent else None
+        return None if remembered is None else budget(remembered.bucket, remembered.denied, x.event_id)
+
+    def _recall_spent(self, plan: Plan, now: int) -> Remembered | None:
         for bucket in plan.buckets:
             known = self._spent.get(bucket.name)
             if known is None:
@@ -57,7 +75,7 @@ def budget(bucket: Bucket, denied: Denied, event_id: str) -> Refuse:
     level = denied.level
     spent = level.settled + level.orphan if level else 0
     held = level.held if level else 0
-    to_reset = max(-(-(bucket.end - denied.now) // 1000), 1) if bucket.end else None
+    to_reset = max(-(-(bucket.resets_at - denied.now) // 1000), 1) if bucket.resets_at else None
     if bucket.unit == "calls":
         code, status, retry, again = _RATE_LIMITED
         words = f"{held} of {bucket.limit} calls are running at once; wait for one to end"
@@ -76,7 +94,7 @@ def budget(bucket: Bucket, denied: Denied, event_id: str) -> Refuse:
         limit=bucket.limit,
         spent=spent,
         held=held,
-        reset_at=bucket.end or None,
+        reset_at=bucket.resets_at or None,
     )
 
 
@@ -118,6 +136,31 @@ def rate(bucket: RateBucket, denied: Denied) -> Refuse:
         spent=bucket.limit,
         held=0,
         reset_at=denied.now + denied.retry_ms,
+    )
+
+
+def runaway(note: TripNote) -> Refuse:
+    """The refusal of what the runaway guard has stopped, or another process for it."""
+    whom = {
+        "task": f"task {note.task_id}",
+        "tree": f"everything that {note.tree_id} started",
+        "name": f"every task {note.task}",
+        "feature": f"feature {note.feature!r}",
+    }[note.scope]
+    why = f"{note.rule} reached {_amount(note.limit, note.unit)}" if note.limit else "it was tripped before"
+    scope = {"feature": note.feature, "task": note.task_id, "tree": note.tree_id}
+    return Refuse(
+        "runaway_tripped",
+        403,
+        f"the runaway guard has stopped {whom}: {why}; once it is mended, lift this with "
+        f"`llmguard trips reset {note.name}`",
+        should_retry=False,
+        rule=note.rule,
+        scope={name: value for name, value in scope.items() if value is not None},
+        unit=note.unit if note.unit in ("usd", "tokens") else "requests",
+        limit=note.limit,
+        spent=note.seen,
+        held=0,
     )
 
 

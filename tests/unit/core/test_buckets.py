@@ -53,7 +53,7 @@ def test_a_keys_own_budget_counts_beside_the_rules() -> None:
     planner = Planner([budget("h", {"team": "*"})], [])
     own = BudgetRule("key", {"key": "k1"}, 5, "usd", "day")
     who = values(team="a", key_id="k1")
-    assert [b.rule for b in planner.plan(who, NOW, own).buckets] == ["h", "key"]
+    assert [b.rule for b in planner.plan(who, NOW, (own,)).buckets] == ["h", "key"]
     assert [b.rule for b in planner.plan(who, NOW).buckets] == ["h"]
 
 
