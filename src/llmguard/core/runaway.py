@@ -8,6 +8,7 @@ store goes by the same name, so that lifting the trip is a fresh start.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -156,3 +157,14 @@ class Execution:
     def trip_names(self) -> tuple[str, str, str]:
         """The trips that stop this run: its task's, its tree's, and that of its name."""
         return (self.key, f"tree:{self.tree_id}", f"name:{self.name}")
+
+    def hear(self, stopped: Collection[str], now: int) -> None:
+        """Take note of the first of its trips that is among ``stopped``, which somebody else has set."""
+        for scope, name in zip(_SCOPES, self.trip_names, strict=True):
+            if name in stopped and self.trip is None:
+                known: dict[str, Any] = {"task": self.name, "task_id": self.task_id, "tree_id": self.tree_id}
+                self.trip = TripNote(scope, name, "trip", 0, 0, now, **known)
+
+
+_SCOPES: Final[tuple[Literal["task", "tree", "name"], ...]] = ("task", "tree", "name")
+"""What the trips of an execution stop, in the order of :attr:`Execution.trip_names`."""

@@ -136,8 +136,8 @@ def place() -> Place:
 
 
 def checkpoint() -> None:
-    """Raise :class:`llmguard.errors.TaskAborted` when the task that runs here was stopped; for long loops that make no
-    calls."""
+    """Raise :class:`llmguard.errors.TaskAborted` when the task that runs here was stopped, or the tree that it belongs
+    to; for long loops that make no calls. What was stopped from elsewhere is known here some seconds later."""
     execution = current().execution
     if execution is not None and execution.trip is not None:
         execution.aborted = True

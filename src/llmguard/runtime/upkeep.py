@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 from llmguard.core.exchange import Exchange
 from llmguard.core.moves import Again, Assert, Done, Move, Renew, Trip, Truth
 from llmguard.core.notes import DriftNote
+from llmguard.core.runaway import Execution
+from llmguard.core.runs import Peek, Seen
 from llmguard.errors import GuardUnavailable, LLMGuardError
 from llmguard.ledger import Ledger, Shipper, Spool
 from llmguard.runtime.blocking import BlockingLink
@@ -67,7 +69,7 @@ class Parts:
 
 class Upkeep(Generic[L]):
     """The work, and what it looks after: ``live`` are the running calls by their ids, ``runs`` the task bodies that run
-    in this process, as pairs of key and run id; whoever runs one adds and discards it."""
+    in this process; whoever runs one adds and discards it."""
 
     live: dict[str, Exchange]
 
@@ -78,7 +80,7 @@ class Upkeep(Generic[L]):
         self.spool = parts.spool
         self.shipper = parts.shipper
         self.notices = parts.notices
-        self.runs: set[tuple[str, str]] = set()
+        self.runs: set[Execution] = set()
         self.health = Health()
         self.drift = 0
         self._missing: frozenset[str] = frozenset()
@@ -136,10 +138,17 @@ class Upkeep(Generic[L]):
                 self.link.tell(_assertion(x, self.owner))
 
     def renew_runs(self) -> Work:
-        """Push the leases of task bodies."""
-        runs = tuple(self.runs)
-        if runs:
-            yield self.link.ask(Renew(self.owner, RUN_LEASE_MS, (), runs))
+        """Push the leases of task bodies, and hear which of them were stopped from elsewhere."""
+        runs = list(self.runs)
+        if not runs:
+            return
+        yield self.link.ask(Renew(self.owner, RUN_LEASE_MS, (), tuple((run.key, run.run_id) for run in runs)))
+        names = tuple({name for run in runs for name in run.trip_names})
+        seen = yield self.link.ask(Peek(names))
+        if isinstance(seen, Seen):
+            stopped = {name for name, at in zip(names, seen.standings, strict=True) if at.until is not None}
+            for run in runs:
+                run.hear(stopped, seen.now)
 
     def refresh_keys(self) -> Work:
         """Hear of keys that changed."""

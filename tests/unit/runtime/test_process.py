@@ -15,13 +15,15 @@ from llmguard.core.call import Attribution, Caller
 from llmguard.core.decision import Admit
 from llmguard.core.effects import Count, Emit
 from llmguard.core.exchange import Ending
-from llmguard.core.moves import Answer, Assert, Done, Move, Renew
-from llmguard.errors import LedgerUnavailable
+from llmguard.core.moves import Answer, Assert, Done, Move, Renew, Trip
+from llmguard.core.runaway import Execution, TaskPolicy
+from llmguard.errors import LedgerUnavailable, TaskAborted
 from llmguard.guard import Guard
 from llmguard.runtime import process as module
 from llmguard.runtime import upkeep
 from llmguard.runtime.blocking import BlockingMemoryLink
 from llmguard.runtime.books import LedgerBooks
+from llmguard.runtime.context import carrying, checkpoint
 from llmguard.stores.memory import MemoryStore
 from tests.support.process_calls import DIALECT, TOTAL, Process, config, cost
 
@@ -169,12 +171,16 @@ def test_a_ledger_that_comes_later_is_taken_up(world: Process, monkeypatch: pyte
 # ---------------------------------------------------------------------- beside the calls
 
 
+def an_execution() -> Execution:
+    return Execution(TaskPolicy(), "tasks.summarise", "t1", "task:t1:0", "run-1", "r1")
+
+
 @pytest.mark.usefixtures("quick")
 def test_calls_and_task_bodies_are_renewed_and_lost_calls_entered_again(world: Process) -> None:
     x = world.exchange(ME)
     assert isinstance(world.service.run(x.open(x.now)), Admit)
     service, plain = world.service, world.service.link
-    service.runs.add(("task:t1:0", "run-1"))
+    service.runs.add(an_execution())
     recorder = service.link = Recorder(Done(0, True, gone=(x.event_id,)))
     until(lambda: any(isinstance(move, Assert) for move in list(recorder.told)))
     until(lambda: any(isinstance(move, Renew) and move.runs for move in list(recorder.asked)))
@@ -189,6 +195,29 @@ def test_calls_and_task_bodies_are_renewed_and_lost_calls_entered_again(world: P
     service.link = plain
     service.runs.clear()
     world.service.close(x, Ending.CALLER_GONE)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "scope"), [("task:t1:0", "task"), ("tree:r1", "tree"), ("name:tasks.summarise", "name"), ("tree:r2", None)]
+)
+def test_a_body_that_makes_no_calls_hears_that_it_was_stopped_from_elsewhere(
+    world: Process, name: str, scope: str | None
+) -> None:
+    run, service = an_execution(), world.service
+    assert isinstance(world.call(ME), Admit)
+    service.runs.add(run)
+    service.ask(Trip(name, 0))
+    if scope is None:
+        time.sleep(0.1)
+        assert run.trip is None
+    else:
+        until(lambda: run.trip is not None)
+        assert run.trip is not None
+        assert (run.trip.scope, run.trip.name, run.trip.task_id) == (scope, name, "t1")
+        with carrying(Caller(execution=run)), pytest.raises(TaskAborted):
+            checkpoint()
+    service.runs.clear()
 
 
 def test_what_is_told_reaches_the_store_within_a_moment(world: Process) -> None:

@@ -104,7 +104,7 @@ def _watched(attempt: Attempt) -> Body:
     body = Body(
         execution,
         owner(),
-        entered=partial(runs.add, (execution.key, execution.run_id)),
+        entered=partial(runs.add, execution),
         overdue=partial(_overdue, attempt),
         limit=None if policy.max_runtime is None else policy.max_runtime / 1000,
         alone=_alone(attempt.request),
@@ -151,7 +151,7 @@ def _publishing(headers: dict[str, Any], **_: Any) -> None:
 def _ended(task: Task, state: str | None, retval: object, **_: Any) -> None:
     found = delivery.on(task.request_stack.top)
     if found is not None and found.attempt is not None:
-        found.attempt.service.runs.discard((found.execution.key, found.execution.run_id))
+        found.attempt.service.runs.discard(found.execution)
         found.attempt.ends(state, retval)
 
 
