@@ -288,13 +288,13 @@ class Rig:
         guarded: bool,
         name: str = "",
         beside: Worker | None = None,
-        own_quota: bool = False,
+        apart: bool = False,
         amqp: bool = False,
         **options: Any,
     ) -> Worker:
         """Start a worker, with a queue and a broker database of its own unless it is to work ``beside`` another.
 
-        ``own_quota`` keeps its trips and budgets apart from those of other queues. ``options``: ``slots``, ``visibility``
+        ``apart``: its trips, budgets and ledger are not those of other queues. ``options``: ``slots``, ``visibility``
         (seconds until the broker delivers again what is not acknowledged).
         """
         number = self.workers.index(beside) if beside else len(self.workers)
@@ -305,8 +305,10 @@ class Rig:
             "RIG_GUARDED": "1" if guarded else "0",
             "LLMGUARD_CONFIG": str(self.config),
         }
-        if own_quota:
+        if apart:
             environment["LLMGUARD_STORE"] = _database(self.quota, number)
+            environment["LLMGUARD_LEDGER"] = f"sqlite:///{self.home / f'ledger-{number}.db'}"
+            environment["LLMGUARD_SPOOL__PATH"] = str(self.home / f"spool-{number}")
         name = name or f"{pool}-{'guarded' if guarded else 'stock'}-{len(self.workers)}"
         where = AMQP if amqp else database
         queue = beside.queue if beside else None

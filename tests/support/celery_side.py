@@ -13,7 +13,7 @@ A module of tasks begins so::
         raise ValueError("a mistake")
 
 The same module runs stock and guarded: stock, :func:`llm_task` does nothing. The first argument of every task is its
-tag. Every task notes ``on_failure`` when Celery calls that; decorated ones belong to the team ``rig``.
+tag. Every task notes ``on_failure`` when Celery calls that; decorated ones belong to team ``rig``, feature ``rig``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Noted(Task):
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called by Celery for a task that failed."""
-        note(args[0], "on_failure")
+        note(args[0], "on_failure eagerly" if self.request.is_eager else "on_failure")
 
 
 app = Celery("rig", broker=os.environ["RIG_BROKER"], backend=os.environ["RIG_BACKEND"], task_cls=Noted)
@@ -73,7 +73,7 @@ def llm_task(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     """The guard's decorator; nothing at all in a stock worker."""
     if not GUARDED:
         return lambda function: function
-    return cast("Callable[..., Any]", guarded.llm_task(**{"team": "rig"} | options))
+    return cast("Callable[..., Any]", guarded.llm_task(**{"team": "rig", "feature": "rig"} | options))
 
 
 def mains_off(tag: str) -> bool:

@@ -15,10 +15,8 @@ LOST = 1
 """Executions that may be lost with their worker before the task is given up."""
 FAILURES = 5
 """Failures of one task name after which its breaker opens."""
-RETRIES = 4
-"""Retries of one task name a minute."""
-STORM = 6
-"""Distinct tasks that each retry."""
+STORM, RETRY_BUDGET, RETRIES = 6, (0.5, 2), 5
+"""Distinct tasks that each retry; the ratio and the floor that allow retries of their name; how many that makes."""
 
 TASK_BUDGET, TASK_BUDGET_CALLS = "$0.075", 7
 TREE_BUDGET, TREE_BUDGET_CALLS = "$0.095", 9

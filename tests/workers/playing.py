@@ -26,8 +26,8 @@ class Row:
 
     ``paid``: at most so many calls when guarded, and one more for each further slot of the pool where ``parallel``;
     ``stock``: at least so many without the guard. ``sends`` distinct tasks start it; ``state`` is how each ends.
-    ``tree``: the tasks that fail are others than those that were sent. ``visibility``: a worker of its own, where the
-    broker delivers again after so many seconds.
+    ``tree``: the tasks that fail are others than those that were sent. ``alone``: on a worker of its own, and with
+    ``visibility`` on one where the broker delivers again after so many seconds. ``holds``: where it may never end.
     """
 
     task: str
@@ -39,8 +39,14 @@ class Row:
     tree: bool = False
     parallel: bool = False
     arguments: tuple[Any, ...] = ()
+    alone: bool = False
     visibility: int | None = None
+    holds: tuple[str, ...] = ()
     behaviour: Behaviour | None = None
+
+
+Case = tuple[str, Row]
+"""A row and where it is played."""
 
 
 @dataclass(slots=True)
@@ -66,54 +72,61 @@ class Played:
     serving: dict[str, bool] = field(default_factory=dict)
 
 
-def play(rig: Rig, cases: Iterable[tuple[str, Row]], *, guarded: bool, timeout: float, silence: float = 0.0) -> Played:
+def play(rig: Rig, cases: Iterable[Case], *, guarded: bool, timeout: float, silence: float = 0.0) -> Played:
     """Send every row, wait until all have ended (``timeout`` seconds), and listen to the ``silence``."""
-    cases = list(cases)
     workers = _start(rig, cases, guarded)
     rig.wait_ready()
     played = Played()
-    for place, row in cases:
+    for (place, row), worker in workers.items():
         tag = _tag(guarded, place, row)
         if row.behaviour is not None:
             rig.provider.behave(tag, row.behaviour)
-        worker = workers[place, row.visibility]
         ids = [worker.send(row.task, tag, *row.arguments) for _ in range(row.sends)]
         played.outcomes[place, row.task] = Outcome(worker, ids)
-    _await(rig, cases, workers, guarded, timeout)
+    deadline = time.monotonic() + timeout
+    if guarded:
+        _await_ends(workers, deadline)
+    else:
+        _await_bills(rig, workers, deadline)
     later = rig.silent(silence)
-    for place, row in cases:
+    for place, row in workers:
         _look(rig, _tag(guarded, place, row), played.outcomes[place, row.task], later)
-    for (place, _), worker in workers.items():
+    for place, worker in {(place, worker) for (place, row), worker in workers.items() if not row.alone}:
         played.serving[place] = played.serving.get(place, True) and worker.alive and worker.serves()
     return played
 
 
-def _start(rig: Rig, cases: list[tuple[str, Row]], guarded: bool) -> dict[tuple[str, int | None], Worker]:
+def _start(rig: Rig, cases: Iterable[Case], guarded: bool) -> dict[Case, Worker]:
+    """A worker for each place, and one for each row that wants its own."""
+    shared: dict[tuple[str, str], Worker] = {}
     workers = {}
-    for place, visibility in sorted({(place, row.visibility or 0) for place, row in cases}):
-        pool = "prefork" if place == "rabbitmq" else place
-        options: dict[str, Any] = {"visibility": visibility} if visibility else {}
-        worker = rig.worker(pool, guarded=guarded, own_quota=True, amqp=place == "rabbitmq", **options)
-        if visibility and pool in _TWINS:
-            rig.worker(_TWINS[pool], guarded=guarded, beside=worker, own_quota=True, **options)
-        workers[place, visibility or None] = worker
+    for place, row in cases:
+        key = (place, row.task if row.alone else "")
+        if key not in shared:
+            pool = "prefork" if place == "rabbitmq" else place
+            options: dict[str, Any] = {"visibility": row.visibility} if row.visibility else {}
+            worker = rig.worker(pool, guarded=guarded, apart=True, amqp=place == "rabbitmq", **options)
+            if row.visibility and pool in _TWINS:
+                rig.worker(_TWINS[pool], guarded=guarded, beside=worker, apart=True, **options)
+            shared[key] = worker
+        workers[place, row] = shared[key]
     return workers
 
 
-def _await(
-    rig: Rig, cases: list[tuple[str, Row]], workers: dict[tuple[str, int | None], Worker], guarded: bool, timeout: float
-) -> None:
-    """Guarded rows must end; of stock rows it is enough to have seen what they pay."""
-    deadline = time.monotonic() + timeout
-    if not guarded:
-        while time.monotonic() < deadline:
-            if all(rig.provider.paid(_tag(guarded, *case)) >= case[1].stock for case in cases):
-                break
-            time.sleep(0.1)
-        return
-    for key, worker in workers.items():
-        tags = [_tag(guarded, *case) for case in cases if (case[0], case[1].visibility) == key]
+def _await_ends(workers: dict[Case, Worker], deadline: float) -> None:
+    for worker in set(workers.values()):
+        tags = [
+            _tag(True, place, row) for (place, row), its in workers.items() if its is worker and place not in row.holds
+        ]
         worker.wait_done(*tags, timeout=deadline - time.monotonic())
+
+
+def _await_bills(rig: Rig, workers: dict[Case, Worker], deadline: float) -> None:
+    """Without the guard it is enough to have seen what they pay."""
+    while time.monotonic() < deadline:
+        if all(rig.provider.paid(_tag(False, place, row)) >= row.stock for place, row in workers):
+            return
+        time.sleep(0.1)
 
 
 def _look(rig: Rig, tag: str, outcome: Outcome, later: dict[str, int]) -> None:

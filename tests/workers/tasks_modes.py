@@ -15,7 +15,7 @@ from typing import Any
 
 from celery.exceptions import Reject
 from openai import APITimeoutError
-from tenacity import retry, retry_always
+from tenacity import retry
 
 from tests.support.celery_side import Breaker, RetryBudget, apay, app, llm_task, mains_off, note, pay, run
 from tests.workers import limits
@@ -158,7 +158,7 @@ def storm(self: Any, tag: str) -> None:
 
 
 @app.task(bind=True, autoretry_for=(Mistake,), max_retries=None, default_retry_delay=0)
-@llm_task(retry_budget=RetryBudget(0.2, floor_per_min=limits.RETRIES))
+@llm_task(retry_budget=RetryBudget(*limits.RETRY_BUDGET))
 def storm_of_retries(self: Any, tag: str) -> None:
     """One of many distinct tasks of one name that each retry."""
     if mains_off(tag):
@@ -245,11 +245,12 @@ def spends(tag: str) -> None:
 @app.task
 @llm_task(max_calls=limits.CALLS)
 def tenacity_for_ever(tag: str) -> None:
-    """Leaves it to tenacity, which tries again whatever happens."""
+    """Leaves it to tenacity, which tries again until an answer is good enough."""
 
-    @retry(retry=retry_always, stop=lambda _: mains_off(tag))
+    @retry(stop=lambda _: mains_off(tag))
     def ask() -> None:
         pay(tag)
+        raise Mistake
 
     ask()
 

@@ -34,7 +34,7 @@ ROWS = (
     Row("storm_of_money", limits.FEATURE_BUDGET_CALLS, sends=40),
     Row("poison_pill", limits.LOST + 1, stock=6, places=PREFORK),
     Row("retry_on_worker_lost", limits.LOST + 1, stock=6, places=PREFORK),
-    Row("outlasts_visibility", 1, stock=2, state="SUCCESS", places=POOLS, arguments=(7.0,), visibility=2),
+    Row("outlasts_visibility", 1, 2, "SUCCESS", places=POOLS, arguments=(7.0,), alone=True, visibility=2),
     Row("while_true", limits.CALLS),
     Row("same_prompt", limits.CALLS),
     Row("spends", limits.TASK_BUDGET_CALLS),
