@@ -26,7 +26,7 @@ def written(model: BaseModel) -> dict[str, Any]:
         value = getattr(model, name)
         if value is not None:
             write = next((_WRITERS[p] for p in _parsers(field) if p in _WRITERS), _plain)
-            document[name] = write(value)
+            document[name] = [write(item) for item in value] if isinstance(value, tuple) else write(value)
     return document
 
 
@@ -37,8 +37,6 @@ def _plain(value: Any) -> Any:
         return _MASK
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
     return masked(value) if isinstance(value, str) else value
 
 

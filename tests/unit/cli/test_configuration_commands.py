@@ -29,7 +29,7 @@ models: {smart: openai/gpt-4o}
 prices: {local/*: {input: $1/M, output: $0.000000001/M, request: $0.000000001, context: 128000}}
 budgets:
   - {name: a, scope: {team: search, env: prod}, limit: $50.25, window: hour, timezone: Europe/Berlin, overshoot: 0}
-  - {name: b, scope: {team: "*"}, limit: 2M tokens, window: day, overshoot: 33.3333%}
+  - {name: b, scope: {team: "*"}, limit: 2M tokens, window: day, overshoot: 33.3333%, alert_at: [50%, 99.5%]}
 limits:
   - {name: c, scope: {key: "*"}, limit: 600/minute}
   - {name: d, scope: {team: "*"}, limit: 50 concurrent}
@@ -37,6 +37,8 @@ limits:
 unknown_model: refuse
 clamp: false
 streams: {on_disconnect: drain}
+gateway: https://llm.corp.example
+runaway: {mode: enforce, identical_prompts: 5/90s, tree_budget: $0.50}
 """
 
 
