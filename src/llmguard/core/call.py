@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from llmguard.core.runaway import Execution
@@ -13,8 +15,7 @@ UNATTRIBUTED = "unattributed"
 DEFAULT_ORG = "default"
 
 
-@dataclass(slots=True, eq=False)
-class Request:
+class Request(Struct, eq=False):
     """What an adapter read from its caller. Header names are lower-case; ``path`` is without query and mount prefix.
 
     ``query`` is the raw query string without the question mark.
@@ -48,8 +49,7 @@ class Principal:
     budget: str | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Attribution:
+class Attribution(Struct, eq=False):
     """Whom a call is charged to."""
 
     org: str = DEFAULT_ORG
@@ -93,8 +93,7 @@ class Caller:
         return replace(self, task_id=None, execution=None)
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(Struct, eq=False):
     """One request, understood.
 
     ``doc`` is the decoded body (``None`` for a body no dialect understands). ``max_tokens`` is what the caller named;
@@ -149,8 +148,7 @@ class Call:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Edits:
+class Edits(Struct, frozen=True):
     """What the guard changes in a request body before it is forwarded; everything else stays byte for byte."""
 
     model: str | None = None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from llmguard.core.call import Edits
 
 
-@dataclass(slots=True, eq=False)
-class Refuse:
+class Refuse(Struct, eq=False):
     """The call is not sent.
 
     ``code`` and ``status`` follow the table "What a refused caller hears". ``retry_after`` is seconds, ``None`` where
@@ -35,8 +35,7 @@ class Refuse:
     param: str | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Target:
+class Target(Struct, eq=False):
     """Where an admitted call goes: a configured provider and the model name it knows.
 
     ``fee_nano`` is what the provider's policy charges for a request that cannot be metered; None refuses those.
@@ -47,8 +46,7 @@ class Target:
     fee_nano: int | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Admit:
+class Admit(Struct, eq=False):
     """The call goes to ``target`` with ``edits`` made to its body. ``headers`` go back to the caller."""
 
     target: Target
@@ -56,8 +54,7 @@ class Admit:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False)
-class Replay:
+class Replay(Struct, eq=False):
     """A stored reply answers the call; nothing goes upstream."""
 
     status: int

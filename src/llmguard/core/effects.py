@@ -8,8 +8,9 @@ without ever giving up control.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from llmguard.core.call import Attribution, Call, ObjectRef
 from llmguard.core.moves import Extend, Release, Renew, Reserve, Settle, Trip
@@ -19,24 +20,21 @@ from llmguard.core.records import Record
 from llmguard.core.runs import Enter, Paid
 
 
-@dataclass(slots=True, eq=False)
-class Verify:
+class Verify(Struct, eq=False):
     """Check a caller's key. Reply: the :class:`~llmguard.core.call.Principal`, or a word saying why not
     (`unknown`, `expired`, `revoked`). Raises GuardUnavailable when nobody can tell now."""
 
     secret: str
 
 
-@dataclass(slots=True, eq=False)
-class Owners:
+class Owners(Struct, eq=False):
     """Who owns these objects at the provider. Reply: a list of team names (``org/team``), None for an unknown one."""
 
     provider: str
     refs: tuple[ObjectRef, ...]
 
 
-@dataclass(slots=True, eq=False)
-class Count:
+class Count(Struct, eq=False):
     """Count a call's prompt tokens exactly. Reply: int. ``inline`` forbids waiting for another thread."""
 
     call: Call
@@ -45,29 +43,25 @@ class Count:
     inline: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Spool:
+class Spool(Struct, eq=False):
     """Write a record to the local spool. Reply: None once the kernel has it. Raises SpoolFull."""
 
     record: Record
 
 
-@dataclass(slots=True, eq=False)
-class Ask:
+class Ask(Struct, eq=False):
     """Make a move on the quota store and wait for its answer. Raises StoreUnavailable."""
 
     move: Reserve | Extend | Trip | Enter
 
 
-@dataclass(slots=True, eq=False)
-class Tell:
+class Tell(Struct, eq=False):
     """Send a move to the quota store without waiting; it is repeated until the store has taken it. Reply: None."""
 
     move: Settle | Release | Renew | Paid
 
 
-@dataclass(slots=True, eq=False)
-class Emit:
+class Emit(Struct, eq=False):
     """Count something for the operator: a refusal or a finished call. Reply: None."""
 
     event: str
@@ -75,8 +69,7 @@ class Emit:
     attribution: Attribution
 
 
-@dataclass(slots=True, eq=False)
-class Notice:
+class Notice(Struct, eq=False):
     """Tell the operator. Reply: None."""
 
     note: Note

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llmguard.core.buckets import Bucket, RateBucket
 from llmguard.core.call import Call
@@ -18,8 +19,7 @@ _CALLS_LEFT = 50
 _CALLS_LEFT_STRICT = 1_000
 
 
-@dataclass(slots=True, eq=False)
-class Estimate:
+class Estimate(Struct, eq=False):
     """The worst and the likely cost of one call.
 
     ``input_tokens`` is an upper bound or, with ``exact``, counted. ``fixed_femto`` is what input and fees cost at the
@@ -37,10 +37,10 @@ class Estimate:
     hidden_femto: int
     output_femto: int
     hidden_tokens: int
-    nano: int = field(init=False)
-    """The estimate `e` in nano-USD, rounded up."""
-    fixed_nano: int = field(init=False)
-    output_nano: int = field(init=False)
+    nano: int = 0
+    """The estimate `e` in nano-USD, rounded up; this and the rest follow from what stands before."""
+    fixed_nano: int = 0
+    output_nano: int = 0
 
     def __post_init__(self) -> None:
         self.nano = -(-(self.fixed_femto + self.expected * self.output_femto) // FEMTO_PER_NANO)

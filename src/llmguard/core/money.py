@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from msgspec import Struct
+
 from llmguard.core.usage import Usage
 
 NANO = 10**9
@@ -61,8 +63,7 @@ class Rates:
         return max(self.input, self.cache_write or 0, self.cache_write_1h or 0)
 
 
-@dataclass(slots=True, eq=False)
-class Cost:
+class Cost(Struct, eq=False):
     """Nano-USD of one entry. ``total`` is rounded up once; the parts sum to it."""
 
     total: int

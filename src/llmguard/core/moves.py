@@ -8,9 +8,10 @@ and has one time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntFlag
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from llmguard.core.runs import Enter, Entered, Leave, Paid, Peek, Seen, Tally
 
@@ -35,8 +36,7 @@ class Part(IntFlag):
     BOTH = 3
 
 
-@dataclass(slots=True, eq=False)
-class Hold:
+class Hold(Struct, eq=False):
     """One bucket of a reservation. A name occurs once in a move: rules that share a bucket are merged before.
 
     ``name`` says what is counted (dimensions, unit, window, window start), never which rule asks; it has no spaces.
@@ -60,8 +60,7 @@ class Hold:
     alerts: tuple[int, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
-class Rate:
+class Rate(Struct, eq=False):
     """A limit over a short time, counted by GCRA: ``limit`` per ``period_ms``, this call costing ``cost``.
 
     The period belongs to the name, the limit does not. Exact while ``limit`` × ``period_ms`` is below 2^53.
@@ -75,8 +74,7 @@ class Rate:
     settles: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Reserve:
+class Reserve(Struct, eq=False):
     """Take all buckets or none.
 
     ``max_output`` is the output the cap is computed with (the caller's ``max_tokens`` or the model's maximum);
@@ -106,8 +104,7 @@ class Reserve:
     rules: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Extend:
+class Extend(Struct, eq=False):
     """Raise a live lease to absolute amounts, re-checked: ``estimate`` is the new e and ``fixed`` the new c.
 
     Buckets that are not named stay as they are. Denied changes nothing, not even the lease's end.
@@ -118,8 +115,7 @@ class Extend:
     holds: tuple[Hold, ...]
 
 
-@dataclass(slots=True, eq=False)
-class Renew:
+class Renew(Struct, eq=False):
     """Push the leases of one process in one move. :attr:`Done.gone` names those that ``owner`` does not hold.
 
     ``runs`` are the task bodies that run there, as pairs of key and run id. One that the store has forgotten is entered
@@ -132,8 +128,7 @@ class Renew:
     runs: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(slots=True, eq=False)
-class Charge:
+class Charge(Struct, eq=False):
     """An actual amount for one bucket; carried by a settle so that it can be applied without its reservation.
 
     ``window_end`` is the bucket's own, for a rolling window :func:`sub_window_end` of the store's time of admission.
@@ -147,8 +142,7 @@ class Charge:
     rolling_ms: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Correct:
+class Correct(Struct, eq=False):
     """The difference (actual - estimate) that a settling rate limit takes."""
 
     name: str
@@ -157,8 +151,7 @@ class Correct:
     difference: int
 
 
-@dataclass(slots=True, eq=False)
-class Settle:
+class Settle(Struct, eq=False):
     """The call ended and cost this much.
 
     ``rev`` is the usage source's revision. ``at`` is when the call ended, also in later revisions: an unknown rid is
@@ -173,16 +166,14 @@ class Settle:
     corrections: tuple[Correct, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
-class Release:
+class Release(Struct, eq=False):
     """The call is known not to be billed: the hold comes out. ``corrections`` give settling rates back."""
 
     rid: str
     corrections: tuple[Correct, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
-class Assert:
+class Assert(Struct, eq=False):
     """Enter a live lease under a new epoch, unchecked: the owner knows that it holds it."""
 
     rid: str
@@ -192,30 +183,26 @@ class Assert:
     max_output: int
 
 
-@dataclass(slots=True, eq=False)
-class Trip:
+class Trip(Struct, eq=False):
     """Refuse every reserve that names ``name`` until ``until`` (0: for good). Changed only for the first to say so."""
 
     name: str
     until: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Untrip:
+class Untrip(Struct, eq=False):
     """Lift a trip and forget what was counted under its name (tallies, runs, breaker): a fresh start."""
 
     name: str
 
 
-@dataclass(slots=True, eq=False)
-class Known:
+class Known(Struct, eq=False):
     """Which of these rids does the store not know as settled? :attr:`Done.gone` names them."""
 
     rids: tuple[str, ...]
 
 
-@dataclass(slots=True, eq=False)
-class Counted:
+class Counted(Struct, eq=False):
     """A rid that is in the ledger's sums already, so that its settle is not charged again."""
 
     rid: str
@@ -235,8 +222,7 @@ class Truth(NamedTuple):
     untouched: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Begin:
+class Begin(Struct, eq=False):
     """Ask for the turn to load a cold store, for ``lease_ms``. ``rebuild`` takes it from a warm one too: it goes cold.
 
     The answer is a :class:`Turn`. A turn wipes buckets and leases; trips, rates and the rules' version stay.
@@ -246,8 +232,7 @@ class Begin:
     rebuild: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Load:
+class Load(Struct, eq=False):
     """Write the ledger's truth: absolute ``sums`` (one per bucket, of a rolling window one per sub-bucket).
 
     Under the current ``fence`` it fills a cold store, and may be sent in pieces and repeated. With ``fence`` 0 it goes
@@ -259,8 +244,7 @@ class Load:
     counted: tuple[Counted, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
-class Open:
+class Open(Struct, eq=False):
     """End a load: set the epoch. Reserves stay cold for ``grace_ms`` more, so that owners can assert their leases."""
 
     fence: int
@@ -287,8 +271,7 @@ Move = (
 )
 
 
-@dataclass(slots=True, eq=False)
-class Level:
+class Level(Struct, eq=False):
     """What one bucket holds, for headers and for the "50 such calls left" rule.
 
     In an answer that let the call pass it is what the whole batch left there; in a refusal what stood in the way.
@@ -300,8 +283,7 @@ class Level:
     exposure: int
 
 
-@dataclass(slots=True, eq=False)
-class Admitted:
+class Admitted(Struct, eq=False):
     """All buckets took the call.
 
     ``max_output`` is set where the cap was lowered or set. ``levels`` has one for every hold, in order, also for those
@@ -321,8 +303,7 @@ class Admitted:
     tallied: tuple[int, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
-class Denied:
+class Denied(Struct, eq=False):
     """Nothing changed. ``why`` names the row of the refusals table, ``index`` the hold, rate, trip or tally.
 
     ``why`` is one of `tripped`, `concurrency`, `rate`, `tally`, and for money and tokens, the most lasting first,
@@ -339,8 +320,7 @@ class Denied:
     crossed: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(slots=True, eq=False)
-class Done:
+class Done(Struct, eq=False):
     """A move other than a reserve was applied (``changed``) or had been before (DUP).
 
     ``levels`` follow the holds of an extend; ``gone`` answers :class:`Renew` and :class:`Known`.
@@ -352,8 +332,7 @@ class Done:
     gone: tuple[str, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
-class Again:
+class Again(Struct, eq=False):
     """The store cannot take this move as it is.
 
     ``why`` is `cold` (no epoch: send again later), `stale` (the caller's rules are old), `window` (the bucket's window
@@ -364,8 +343,7 @@ class Again:
     why: str
 
 
-@dataclass(slots=True, eq=False)
-class Turn:
+class Turn(Struct, eq=False):
     """The fence to load with; 0 when the store is warm or another process is loading it."""
 
     now: int

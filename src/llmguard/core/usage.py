@@ -6,8 +6,9 @@ generated, hidden reasoning included. The other counts are parts of these two; `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 
 class Source(IntEnum):
@@ -26,8 +27,7 @@ for _source in Source:
     _source.word = _source.name.lower()
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(Struct):
     """Tokens of one call, and the searches that the provider's own tools made and bill one by one."""
 
     input_tokens: int = 0

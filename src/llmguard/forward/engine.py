@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 Headers = list[tuple[bytes, bytes]]
 Fields = Sequence[tuple[bytes, bytes]]
 
 
-@dataclass(slots=True, eq=False)
-class Outgoing:
+class Outgoing(Struct, eq=False):
     """One request to a provider, complete.
 
     ``target`` is the origin-form request target (path and query). ``headers`` are the final ones save Host,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llmguard.core.call import Call
 from llmguard.core.decision import Admit, Refuse
@@ -25,8 +26,7 @@ Mask = Callable[..., bytes]
 DRAIN_SECONDS = 30.0
 
 
-@dataclass(slots=True, eq=False)
-class Reply:
+class Reply(Struct, eq=False):
     """What goes back to the caller: ``body``, or ``chunks`` to be sent as they come.
 
     With ``chunks``, ``release`` must be called when the caller has all or is gone: it frees the provider's connection

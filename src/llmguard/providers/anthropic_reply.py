@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from typing import Any
 
 import msgspec
@@ -112,9 +111,9 @@ def _usage_of(reported: dict[str, Any]) -> Usage:
 def _sum(usage: Usage, more: Usage) -> Usage:
     """Both together; what only one of them reports stands."""
     both = {}
-    for field in fields(Usage):
-        one, other = getattr(usage, field.name), getattr(more, field.name)
-        both[field.name] = one if other is None else (one or 0) + other
+    for name in Usage.__struct_fields__:
+        one, other = getattr(usage, name), getattr(more, name)
+        both[name] = one if other is None else (one or 0) + other
     return Usage(**both)
 
 

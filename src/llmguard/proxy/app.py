@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
 
 from llmguard.core.call import Call, Request
 from llmguard.core.decision import Refuse
@@ -47,8 +48,7 @@ class HungUp(Exception):
     """The caller went away before its request was whole."""
 
 
-@dataclass(slots=True, eq=False)
-class Head:
+class Head(Struct, eq=False):
     """What a request head says that is served: one for all requests with the same head, where the server tells.
 
     ``headers`` and ``raw`` are its fields as text by name and as they came; ``memo`` takes what others conclude from

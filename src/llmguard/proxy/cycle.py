@@ -9,8 +9,9 @@ from __future__ import annotations
 import http
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from llmguard.proxy.protocol import HttpProtocol
@@ -34,8 +35,7 @@ NO_BODY, LENGTH, CHUNKED, CLOSE = range(4)
 """How the end of a response's body is marked."""
 
 
-@dataclass(slots=True, eq=False)
-class Cycle:
+class Cycle(Struct, eq=False):
     """A request whose head has arrived.
 
     ``whole``: its body has arrived, too; ``unread``: bytes of it that the application has not received. ``gone``: the

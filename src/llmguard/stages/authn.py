@@ -18,6 +18,8 @@ ANY = "*"
 FOREIGN = "foreign"
 """Why a genuine context is turned away: it is another team's."""
 
+_UNSIGNED = Signed()
+
 _WHY = {
     "unknown": "this key is not known here; ask whoever runs llmguard for one (llmguard keys create)",
     "expired": "this key has expired; ask for a new one (llmguard keys rotate)",
@@ -50,12 +52,12 @@ class Authn(PassiveStage):
         _charge_to(x, verdict)
         text = x.call.headers.get(HEADER)
         if text is None or self._signer is None:
-            return _narrow(x, verdict, Signed())
+            return _narrow(x, verdict, _UNSIGNED)
         signed = _fitting(self._signer.read(text, HTTP, x.now), verdict)
         if isinstance(signed, str):
             yield Emit("context", signed, x.who)
             yield Notice(ContextNote(signed, f"key {verdict.key_id}", x.now, x.who.org, x.who.team))
-            return _narrow(x, verdict, Signed())
+            return _narrow(x, verdict, _UNSIGNED)
         _choose(x, verdict, signed)
         return _narrow(x, verdict, signed)
 

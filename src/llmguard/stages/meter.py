@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Count, Spool, Steps

@@ -42,7 +42,7 @@ def signed(context: Signed = CONTEXT, at: int = NOW, binding: str = HTTP) -> dic
 
 
 def fields(who: Attribution) -> tuple[str | None, ...]:
-    return tuple(getattr(who, name) for name in Attribution.__dataclass_fields__)
+    return tuple(getattr(who, name) for name in Attribution.__struct_fields__)
 
 
 def names(who: Attribution) -> tuple[str, str, str]:
