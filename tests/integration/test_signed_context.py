@@ -72,12 +72,12 @@ def test_contexts_that_mean_nothing_change_nothing_and_are_told_of(served: Gatew
         "expired": NEW.sign(CONTEXT, HTTP, now() - HTTP_MS - 60_000),
         "foreign": NEW.sign(CONTEXT, HTTP, now()),
     }
-    before = served.metric("llmguard_contexts_rejected")
+    before = served.metric("llmguard_contexts_rejected_total")
     for header in lies.values():
         row = call(served, key, header)
         assert said(row) == ("search", "prod", "chat", None, None, None, None)
     assert said(call(served, key, lies["forged"]))[0] == "search"
-    assert served.metric("llmguard_contexts_rejected") == before + 5
+    assert served.metric("llmguard_contexts_rejected_total") == before + 5
     assert row["key_id"] is not None
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
