@@ -19,7 +19,7 @@ from google.genai import types as gt
 
 from llmguard import refusal
 from tests.support.gateway import Gateway, gateway
-from tests.support.inside import GuardedSdks, Inside, configuration, guarded_sdks, inside, sandbox
+from tests.support.inside import GuardedSdks, configuration, guarded_sdks, inside, sandbox
 from tests.support.sdks import Sdks, sdks
 from tests.support.upstream import upstream
 

@@ -65,7 +65,11 @@ class _BlockingBody(_Body):
                 return
             if out:
                 running.idle()
-                yield out
+                try:
+                    yield out
+                except GeneratorExit:
+                    self._sweep.leave(running, drop=True)
+                    raise
         if tail := tap.finish(running):
             yield tail
 
@@ -79,10 +83,8 @@ class _BlockingBody(_Body):
 
     def close(self) -> None:
         """The caller needs no more."""
-        try:
-            self._source.close()
-        finally:
-            self._sweep.leave(self._running)
+        self._sweep.leave(self._running)
+        self._source.close()
 
 
 class _AwaitedBody(_Body):
@@ -108,7 +110,11 @@ class _AwaitedBody(_Body):
                 return
             if out:
                 running.idle()
-                yield out
+                try:
+                    yield out
+                except GeneratorExit:
+                    self._sweep.leave(running, drop=True)
+                    raise
         if tail := tap.finish(running):
             yield tail
 
@@ -123,10 +129,8 @@ class _AwaitedBody(_Body):
 
     async def aclose(self) -> None:
         """The caller needs no more."""
-        try:
-            await self._source.aclose()
-        finally:
-            self._sweep.leave(self._running)
+        self._sweep.leave(self._running)
+        await self._source.aclose()
 
 
 @cache
