@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmguard.cli.common import ConfigOption, open_guard, open_ledger, say
+from llmguard.cli.common import ConfigOption, actor, open_guard, open_ledger, say
 from llmguard.runtime.ids import now_ms
 
 app = typer.Typer(help="What is stored at providers, and whose.", no_args_is_help=True)
@@ -36,7 +36,7 @@ def claim(
     if kind not in (known := _kinds()):
         raise typer.BadParameter(f"{kind!r} is no kind of object; there are: {', '.join(sorted(known))}")
     with open_ledger(guard) as ledger:
-        ledger.objects.add(kind, provider, object_id, Owner(org, team, now_ms(), None))
+        ledger.objects.add(kind, provider, object_id, Owner(org, team, now_ms(), None), actor=actor())
         owner = ledger.objects.owner(kind, provider, object_id)
     if owner != (org, team):
         say(f"{kind} {object_id} already belongs to {'/'.join(owner or ())}; only its own team can delete it")

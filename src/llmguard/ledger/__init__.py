@@ -55,7 +55,7 @@ class Ledger:
         self.keys = Keys(self.engine, pepper, self.audit)
         self.trips = Trips(self.engine, self.audit)
         self.dead_letters = DeadLetters(self.engine, self.audit)
-        self.objects = Objects(self.engine)
+        self.objects = Objects(self.engine, self.audit)
         self._forgetter = Forgetter(self._forget)
 
     def _forget(self) -> None:

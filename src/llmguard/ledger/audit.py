@@ -30,6 +30,9 @@ log = logging.getLogger("llmguard.audit")
 MENDED = "audit.mended"
 """Action of a record that says, for good, that head and records did not fit together when the next one came."""
 
+SYSTEM = "llmguard"
+"""The actor of changes that no person asked for by name."""
+
 _VERSION = 1
 _PAGE = 1_000
 
@@ -107,7 +110,7 @@ class Trail:
             return head
         details = {"head": head, "last": last}
         next_to = Position(max(head.seq, last.seq), last.hash)
-        mended = self._add(connection, next_to, "llmguard", MENDED, "trail", details)
+        mended = self._add(connection, next_to, SYSTEM, MENDED, "trail", details)
         return Position(mended.seq, mended.hash)
 
     def _add(

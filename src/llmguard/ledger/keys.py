@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from llmguard.core.call import DEFAULT_ORG, Principal
-from llmguard.ledger.audit import Trail
+from llmguard.ledger.audit import SYSTEM, Trail
 from llmguard.ledger.clock import Clock, now_ms
 from llmguard.ledger.engine import reading, writing
 from llmguard.ledger.keytext import digest, new_id, new_key, parse_key
@@ -22,8 +22,6 @@ from llmguard.ledger.models import keys, versions
 from llmguard.ledger.statements import upsert
 
 VERSION = "keys"
-SYSTEM = "llmguard"
-"""The actor of changes that no person asked for by name."""
 GRACE_MS = 24 * 60 * 60 * 1000
 
 Unfit = Literal["unknown", "expired", "revoked"]

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from llmguard.core.records import SettleRecord
+from llmguard.ledger.audit import SYSTEM, Trail
 from llmguard.ledger.engine import reading, writing
 from llmguard.ledger.models import objects
 from llmguard.ledger.statements import upsert
@@ -71,20 +72,32 @@ def create(connection: Connection, made: Iterable[tuple[Name, Owner]]) -> None:
 class Objects:
     """Look-ups in `llmguard_objects`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, trail: Trail) -> None:
         self._engine = engine
+        self._trail = trail
 
     def owner(self, kind: str, provider: str, id_: str) -> tuple[str, str] | None:
         """``(org, team)`` of an object, None for one that nobody made through this guard.
 
         Rows arrive with their call's entry, so an object of the last moments may not be there yet.
         """
-        where = (objects.c.provider == provider, objects.c.kind == kind, objects.c.id == id_)
         with reading(self._engine) as connection:
-            row = connection.execute(sa.select(objects.c.org, objects.c.team).where(*where)).first()
-        return None if row is None else (row.org, row.team)
+            return _owner(connection, (provider, kind, id_))
 
-    def add(self, kind: str, provider: str, id_: str, owner: Owner) -> None:
-        """Note an object that was made outside a call, such as one that existed before the guard."""
+    def add(self, kind: str, provider: str, id_: str, owner: Owner, *, actor: str = SYSTEM) -> None:
+        """Note an object that was made outside a call, such as one that existed before the guard; ``actor`` is who asks
+        for it, as the audit trail names them. An object that has an owner keeps it."""
+        name = (provider, kind, id_)
         with writing(self._engine) as connection:
-            create(connection, [((provider, kind, id_), owner)])
+            if _owner(connection, name) is not None:
+                return
+            said = {"provider": provider, "kind": kind, "org": owner.org, "team": owner.team}
+            self._trail.append(connection, actor, "object.claim", id_, said)
+            create(connection, [(name, owner)])
+
+
+def _owner(connection: Connection, name: Name) -> tuple[str, str] | None:
+    provider, kind, id_ = name
+    where = (objects.c.provider == provider, objects.c.kind == kind, objects.c.id == id_)
+    row = connection.execute(sa.select(objects.c.org, objects.c.team).where(*where)).first()
+    return None if row is None else (row.org, row.team)

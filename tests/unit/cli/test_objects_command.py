@@ -37,3 +37,11 @@ def test_every_kind_that_a_route_or_body_names(cli: Cli, kind: str) -> None:
 def test_wrong_words(cli: Cli, provider: str, kind: str, said: str) -> None:
     assert said in cli.fails(2, "objects", "claim", provider, kind, "x", "--team", "t")
     assert cli.files() == {"llmguard.yaml"}
+
+
+def test_a_claim_that_changes_something_is_in_the_audit_trail(cli: Cli) -> None:
+    cli.ok("objects", "claim", "sandbox", "file", "file-1", "--team", "search")
+    cli.fails(1, "objects", "claim", "sandbox", "file", "file-1", "--team", "growth")
+    (record,) = cli.json("audit", "tail")
+    assert (record["action"], record["subject"]) == ("object.claim", "file-1")
+    assert record["details"] == {"provider": "sandbox", "kind": "file", "org": "default", "team": "search"}
