@@ -12,6 +12,7 @@ from llmguard.core.flow import adrive, drive
 from llmguard.core.moves import Answer, Move
 from llmguard.core.ports import TokenCounter
 from llmguard.core.records import Record, SettleRecord
+from llmguard.runtime.counting import Counting
 from llmguard.runtime.ids import now_ms
 from llmguard.runtime.keyring import Keyring
 from llmguard.runtime.notices import Notices
@@ -20,9 +21,7 @@ from llmguard.runtime.tally import Tally
 
 T = TypeVar("T")
 _WAITING: frozenset[type[Effect]] = frozenset({Ask, Verify, Owners, Count})
-_INLINE_BYTES = 16 * 1024
 _COMMON_MODEL = "gpt-4o"
-_BYTES_PER_TOKEN = 3
 
 
 class StoreLink(Protocol):
@@ -61,7 +60,7 @@ class AsyncRuntime:
             Tell: lambda effect: store.tell(effect.move),
             Verify: lambda effect: keyring.verify(effect.secret),
             Owners: owners.find,
-            Count: self._count,
+            Count: Counting(counter).promise,
             Spool: self._spool,
             Emit: tally.note,
             Notice: lambda effect: notices.note(effect.note),
@@ -101,15 +100,3 @@ class AsyncRuntime:
         self._write(effect.record)
         if type(effect.record) is SettleRecord and (effect.record.objects or effect.record.deleted):
             self._owners.note(effect.record)
-
-    def _count(self, effect: Count) -> int | Awaitable[int]:
-        call = effect.call
-        if call.prompt_bytes <= _INLINE_BYTES:
-            return self._count_exactly(effect)
-        if effect.inline:
-            return -(-call.prompt_bytes // _BYTES_PER_TOKEN)
-        return asyncio.to_thread(self._count_exactly, effect)
-
-    def _count_exactly(self, effect: Count) -> int:
-        call, dialect = effect.call, effect.dialect
-        return self._counter.count(effect.model, dialect.texts(call)) + dialect.overhead_tokens(call)

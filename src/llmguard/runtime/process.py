@@ -23,7 +23,7 @@ from llmguard.core.ports import TokenCounter
 from llmguard.core.records import SettleRecord
 from llmguard.runtime import upkeep
 from llmguard.runtime.blocking import BlockingLink
-from llmguard.runtime.counting import Counting, is_long
+from llmguard.runtime.counting import Counting
 from llmguard.runtime.ids import now_ms
 from llmguard.runtime.loops import LoopLinks
 from llmguard.runtime.owners import ObjectOwners
@@ -58,14 +58,14 @@ class ProcessService(Upkeep[BlockingLink]):
         self.pid = os.getpid()
         self.live: dict[str, Exchange] = {}
         self._owners = owners
-        self._counting = Counting(counter)
+        counting = Counting(counter)
         self._loops = loops
         self._handlers: _Handlers = {
             Ask: lambda effect: self.link.ask(effect.move),
             Tell: lambda effect: self.link.tell(effect.move),
             Verify: lambda effect: self._keyring.check(effect.secret),
             Owners: owners.look,
-            Count: self._counting.answer,
+            Count: counting.answer,
             Spool: self._spool,
             Emit: self.tally.note,
             Notice: lambda effect: self.notices.note(effect.note),
@@ -74,7 +74,7 @@ class ProcessService(Upkeep[BlockingLink]):
             Ask: lambda effect: self._aask(effect.move),
             Verify: lambda effect: self._keyring.verify(effect.secret),
             Owners: owners.find,
-            Count: self._acount,
+            Count: counting.promise,
         }
         self._started = threading.Event()
         self._patience = 0.0
@@ -137,11 +137,6 @@ class ProcessService(Upkeep[BlockingLink]):
 
     def _aask(self, move: Move) -> Answer | Awaitable[Answer]:
         return self.link.ask(move) if self._loops is None else self._loops.ask(move)
-
-    def _acount(self, effect: Count) -> int | Awaitable[int]:
-        if effect.inline or not is_long(effect):
-            return self._counting.answer(effect)
-        return asyncio.to_thread(self._counting.exactly, effect)
 
     def _spool(self, effect: Spool) -> None:
         self.spool.append(effect.record)

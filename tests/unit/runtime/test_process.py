@@ -25,6 +25,7 @@ from llmguard.runtime.blocking import BlockingMemoryLink
 from llmguard.runtime.books import LedgerBooks
 from llmguard.runtime.context import carrying, checkpoint
 from llmguard.stores.memory import MemoryStore
+from llmguard.tokens import Counter
 from tests.support.process_calls import DIALECT, TOTAL, Process, config, cost
 
 ME = Caller(team="search", feature="chat")
@@ -86,17 +87,19 @@ def test_a_call_is_alive_from_enter_to_close_and_closed_once(world: Process) -> 
     assert world.spent() == {"search": cost(20)}
 
 
-def test_a_long_prompt_is_counted_in_another_thread_for_a_loop_and_here_for_a_thread(world: Process) -> None:
+def test_a_long_prompt_is_counted_in_another_thread_for_a_loop_and_here_for_a_thread(
+    world: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = world.exchange(ME)
     x.call.prompt_bytes = 1 << 20
     here, seen = threading.get_ident(), []
-    exactly = world.service._counting._counter.count
+    exactly = Counter.count
 
-    def count(model: str, texts: Any) -> int:
+    def count(counter: Counter, model: str, texts: Any) -> int:
         seen.append(threading.get_ident() == here)
-        return exactly(model, texts)
+        return exactly(counter, model, texts)
 
-    world.service._counting._counter.count = count  # type: ignore[method-assign]
+    monkeypatch.setattr(Counter, "count", count)
     effect = Count(x.call, DIALECT, "gpt-4o")
 
     def steps() -> Any:
