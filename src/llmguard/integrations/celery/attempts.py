@@ -75,16 +75,16 @@ class Attempt:
 
     def enter(self) -> tuple[Entered, Heard] | None:
         """Ask whether the body may run; None for a task that asks with its first call. Raises StoreUnavailable."""
-        retries = self.request.retries or 0
+        first = self._asks_first
         move = entry(
             self.execution,
             RUN_LEASE_MS,
             max_paid=self.max_paid,
-            is_retry=retries > 0,
-            duplicates=self._duplicates(retries),
+            is_retry=bool(self.request.retries),
+            duplicates=self._duplicates() if first else (),
             aftermath=self.aftermath,
         )
-        if not self.policy.asks_first:
+        if not first:
             self.execution.entrance = move
             return None
         entered = self.service.ask(move)
@@ -94,13 +94,23 @@ class Attempt:
             self.service.notices.note(note)
         return entered, heard
 
-    def _duplicates(self, retries: int) -> tuple[Verdict, ...]:
+    @property
+    def _asks_first(self) -> bool:
+        """Whether the store is asked before the body: also for a task that asks later as a rule, when its last run may
+        have been lost. Should its owner have died just now, only waiting tells."""
+        survivor = self.task.retry_on_worker_lost and self.request.retries
+        return bool(self.policy.asks_first or self._redelivered or self.copy or survivor)
+
+    @property
+    def _redelivered(self) -> bool:
+        return bool((self.request.delivery_info or {}).get("redelivered"))
+
+    def _duplicates(self) -> tuple[Verdict, ...]:
         """Which other runs of the task speak against this one. A message that was never delivered before, under an id
         that has been used, is meant to run again."""
         if self.policy.duplicates == "run" or self.request.is_eager:
             return ()
-        again = (self.request.delivery_info or {}).get("redelivered") or retries or self.copy
-        return _DUPLICATES if again else ("running",)
+        return _DUPLICATES if self._redelivered or self.request.retries or self.copy else ("running",)
 
     # ------------------------------------------------------------------ stopping
 

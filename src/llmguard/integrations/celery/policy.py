@@ -77,7 +77,7 @@ def undecorated(options: Mapping[str, Any]) -> TaskPolicy:
     chosen = frozenset(read)
     enforced = SAFE_RULES | (chosen & RULES) if read.get("mode", "enforce") == "enforce" else frozenset()
     first = bool(chosen & _ASKED_FIRST)
-    return TaskPolicy(**{"duplicates": "run", **read}, asks_first=first, enforced=enforced, chosen=chosen)
+    return TaskPolicy(**read, asks_first=first, enforced=enforced, chosen=chosen)
 
 
 def _read(name: str, value: Any) -> Any:

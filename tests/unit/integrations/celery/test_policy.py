@@ -98,7 +98,6 @@ def test_tasks_without_a_policy_enforce_what_no_healthy_task_breaks() -> None:
     policy = undecorated({})
     assert policy.enforced == SAFE_RULES == {"max_paid_attempts", "max_redeliveries", "identical_prompts"}
     assert not policy.asks_first
-    assert policy.duplicates == "run"
 
 
 def test_what_an_application_chooses_for_them_is_enforced() -> None:
