@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -58,7 +59,7 @@ class Line(Generic[T]):
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                Context().run(self._thread.start)  # not in the context of whoever spoke first
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 from typing import Any, TypeVar
 
 from llmguard.core.effects import Ask, Count, Effect, Emit, Notice, Owners, Spool, Steps, Tell, Verify
@@ -150,9 +151,8 @@ class ProcessService(Upkeep[BlockingLink]):
         self._patience = time.monotonic() + START_SECONDS
         self.link.hurry = self._hurry
         atexit.register(self.stop)
-        self.shipper.start()
-        self._store_thread.start()
-        self._ledger_thread.start()
+        for thread in (self.shipper, self._store_thread, self._ledger_thread):
+            Context().run(thread.start)  # they work for nobody in particular, least of all for whoever calls first
 
     def _wait_for_start(self) -> None:
         if not self._started.is_set():

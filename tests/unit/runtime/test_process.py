@@ -20,10 +20,10 @@ from llmguard.core.runaway import Execution, TaskPolicy
 from llmguard.errors import LedgerUnavailable, TaskAborted
 from llmguard.guard import Guard
 from llmguard.runtime import process as module
-from llmguard.runtime import upkeep
+from llmguard.runtime import threads, upkeep
 from llmguard.runtime.blocking import BlockingMemoryLink
 from llmguard.runtime.books import LedgerBooks
-from llmguard.runtime.context import carrying, checkpoint
+from llmguard.runtime.context import carrying, checkpoint, current
 from llmguard.stores.memory import MemoryStore
 from llmguard.tokens import Counter
 from tests.support.process_calls import DIALECT, TOTAL, Process, config, cost
@@ -136,6 +136,22 @@ def test_the_first_call_waits_for_the_store_to_be_loaded(world: Process) -> None
     service = world.service
     assert isinstance(world.call(ME), Admit)
     assert service.not_ready() == []
+
+
+def test_the_threads_of_a_service_work_for_nobody(world: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Caller] = []
+    plain = LedgerBooks.prepare
+
+    def prepare(books: LedgerBooks) -> Any:
+        seen.append(current())
+        return plain(books)
+
+    monkeypatch.setattr(LedgerBooks, "prepare", prepare)
+    threads.install("test")
+    with carrying(ME):
+        world.call(current())
+    threads.remove("test")
+    assert seen == [Caller()]
 
 
 def test_a_ledger_that_hangs_at_the_start_keeps_the_first_calls_waiting_no_longer_than_it_may(
