@@ -87,8 +87,8 @@ class Caller:
 
     def living(self) -> Caller:
         """The same caller, for its tree only where the execution that it inherited has ended (a thread that outlives
-        its task)."""
-        if self.execution is None or not self.execution.ended:
+        its task). What a stopped execution has left running stays stopped."""
+        if self.execution is None or not self.execution.ended or self.execution.trip is not None:
             return self
         return replace(self, task_id=None, execution=None)
 

@@ -198,5 +198,13 @@ def test_a_checkpoint_ends_a_stopped_task_and_nothing_else() -> None:
         with pytest.raises(TaskAborted, match=r"tasks\.summarise\[t1\] was stopped by the runaway guard"):
             checkpoint()
         assert not issubclass(TaskAborted, Exception)
-        execution.ended = True
-        checkpoint()
+
+
+def test_what_a_stopped_task_leaves_running_stays_stopped() -> None:
+    execution = Execution()
+    caller = Caller(task_id="t1", tree_id="r", execution=execution)  # type: ignore[arg-type]
+    with carrying(caller):
+        execution.trip, execution.ended = object(), True
+        assert current() is caller
+        with pytest.raises(TaskAborted):
+            checkpoint()
