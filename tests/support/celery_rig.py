@@ -57,7 +57,7 @@ from tests.support.valkey import ValkeyServer
 
 ROOT = Path(__file__).parents[2]
 AMQP = os.environ.get("LLMGUARD_TEST_AMQP", "amqp://guest:guest@127.0.0.1:5672")
-SLOTS = {"prefork": 4, "threads": 4, "gevent": 8, "solo": 1}
+SLOTS = {"prefork": 4, "threads": 8, "gevent": 8, "solo": 1}
 START_S = 60.0
 CEILING = 16
 PRICE = {"input": "$10/M", "output": "$100/M"}

@@ -56,10 +56,9 @@ app.conf.update(
 )
 
 if GUARDED:
+    import llmguard
     from llmguard.core.runaway import Breaker as Breaker  # noqa: PLC0414 (re-exported to modules of tasks)
     from llmguard.core.runaway import RetryBudget as RetryBudget  # noqa: PLC0414
-
-    import llmguard
     from llmguard.integrations import celery as guarded
 
     llmguard.configure(os.environ["LLMGUARD_CONFIG"])
