@@ -25,6 +25,7 @@ from llmguard.ledger.forks import Forgetter
 from llmguard.pricing import Catalog
 from llmguard.providers.base import mask_secrets
 from llmguard.runtime.aio import AsyncRuntime
+from llmguard.runtime.allowance import KeptAllowance
 from llmguard.runtime.blocking import BlockingLink, BlockingMemoryLink
 from llmguard.runtime.books import LedgerBooks
 from llmguard.runtime.ids import now_ms, uuid7
@@ -64,6 +65,7 @@ class Guard:
         self.routing = build_routing(self.config)
         self.kept: dict[type[object], object] = {}
         """What each kind of door keeps with this guard."""
+        self._allowance = KeptAllowance(Path(self.config.spool.path), self.config.store_down.terms)
         self._process: ProcessService | None = None
         self._lock = threading.Lock()
         self._forgetter = Forgetter(self._forget)
@@ -150,6 +152,7 @@ class Guard:
             service, self._process = self._process, None
         if service is not None:
             service.stop()
+        self._allowance.close()
 
     async def aclose(self) -> None:
         """The same for coroutines."""
@@ -185,11 +188,12 @@ class Guard:
         """
         config = self.config
         planner = Planner(config.budget_rules, config.limit_rules)
-        policy = QuotaPolicy(owner, lru_cache(4096)(own_budget), clamp=config.clamp)
+        policy = QuotaPolicy(owner, lru_cache(4096)(own_budget), self._allowance, clamp=config.clamp)
         routing = build_routing(config, inside=True) if inside else self.routing
         route = Route(routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
         first = Attributed() if inside else Authn(self.signer())
-        return (first, route, Tenancy(), Runaway(config.runaway.policy), Quota(planner, policy), Meter(self.catalog))
+        runaway = Runaway(config.runaway.policy, self._allowance)
+        return (first, route, Tenancy(), runaway, Quota(planner, policy), Meter(self.catalog))
 
 
 _default: list[Guard] = []

@@ -14,6 +14,7 @@ from llmguard.core.flow import drive
 from llmguard.core.money import Price, Rates
 from llmguard.core.moves import Begin, Move, Open, Turn
 from llmguard.core.notes import Note
+from llmguard.core.outage import Allowance
 from llmguard.core.ports import Quote
 from llmguard.core.records import Record
 from llmguard.core.rules import BudgetRule, LimitRule
@@ -85,7 +86,7 @@ class Calls:
         limits: Sequence[LimitRule] = (),
         runaway: RunawayPolicy | None = None,
         max_output: int = 128_000,
-        quota: Callable[[Planner, QuotaPolicy], Quota] = Quota,
+        allowance: Allowance | None = None,
     ) -> None:
         self.now = NOW
         self.store_away = False
@@ -97,14 +98,15 @@ class Calls:
         self.records: list[Record] = []
         self.asked: list[Move] = []
         self.owed: list[Move] = []
+        self.allowance = allowance or Allowance()
         prices = _Prices(max_output)
-        policy = QuotaPolicy("me", lambda key, text: budgets[0])
+        policy = QuotaPolicy("me", lambda key, text: budgets[0], self.allowance)
         self.stages = Pipeline(
             (
                 Attributed(),
                 Route(prices, prices, refuse_unknown=False),
-                Runaway(runaway or RunawayPolicy()),
-                quota(Planner(budgets, limits), policy),
+                Runaway(runaway or RunawayPolicy(), self.allowance),
+                Quota(Planner(budgets, limits), policy),
                 Meter(prices),
             )
         )

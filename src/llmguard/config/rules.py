@@ -14,6 +14,7 @@ from llmguard.config.sections import Section, written
 from llmguard.config.types import Allowance, Money, Name, Pace, PerToken, Scope, Share, Whole, Zone, between
 from llmguard.config.units import Wrong
 from llmguard.core.money import FEMTO_PER_NANO, Price, Rates
+from llmguard.core.outage import WhenStoreDown
 from llmguard.core.rules import BudgetRule, LimitRule
 from llmguard.pricing import Override
 
@@ -112,6 +113,14 @@ class PriceOverride(Section):
         return Price(rates, "config", per_request=(self.request or 0) * FEMTO_PER_NANO)
 
 
+_WHEN_STORE_DOWN: Any = Field(
+    "local",
+    description="While the quota store is away: `local` lets calls go on the allowance of `store_down`, `deny` refuses"
+    " them, `allow` lets them go.",
+    examples=["deny"],
+)
+
+
 class Budget(Section):
     """A cap on money or tokens over a window."""
 
@@ -119,8 +128,6 @@ class Budget(Section):
         "window: rolling": "write hour, day, week or month",
         "mode: shadow": "write enforce, or remove the budget",
         "mode: warn": "write enforce, or remove the budget",
-        "when_store_down: local": "write deny",
-        "when_store_down: allow": "write deny",
     }
 
     name: Name = Field(description="What refusals call it.", examples=["search-hourly"])
@@ -142,9 +149,7 @@ class Budget(Section):
         " listens to budgets.",
         examples=[["50%", "80%", "100%"]],
     )
-    when_store_down: Literal["deny"] = Field(
-        "deny", description="What happens while the quota store is away.", examples=["deny"]
-    )
+    when_store_down: WhenStoreDown = _WHEN_STORE_DOWN
 
     def rule(self, alert_ppm: tuple[int, ...]) -> BudgetRule:
         """As the core takes it; ``alert_ppm`` where it names no shares of its own."""
@@ -158,6 +163,7 @@ class Budget(Section):
             self.overshoot,
             self.mode,
             alert_ppm if self.alert_at is None else self.alert_at,
+            when_store_down=self.when_store_down,
         )
 
 
@@ -167,8 +173,10 @@ class Limit(Section):
     name: Name = Field(description="What refusals call it.", examples=["rpm"])
     scope: Scope = Field(description="Whom it holds for.", examples=[{"key": "*"}])
     limit: Pace = Field(description="How much.", examples=["600/minute", "100k tokens/minute", "50 concurrent"])
+    when_store_down: WhenStoreDown = _WHEN_STORE_DOWN
 
     @property
     def rule(self) -> LimitRule:
         """As the core takes it."""
-        return LimitRule(self.name, self.scope, self.limit.kind, self.limit.number, self.limit.period_ms)
+        limit = self.limit
+        return LimitRule(self.name, self.scope, limit.kind, limit.number, limit.period_ms, self.when_store_down)

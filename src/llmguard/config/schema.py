@@ -17,6 +17,7 @@ from llmguard.config.sections import (
     Section,
     Server,
     SpoolFiles,
+    StoreDown,
     Streams,
     written,
 )
@@ -92,6 +93,9 @@ class Config(Section):
         strict=False,
         description="Webhooks that hear of budgets, trips and drift.",
         examples=[[{"url": "https://hooks.example.com/x"}]],
+    )
+    store_down: StoreDown = Field(
+        default_factory=StoreDown, description="While the quota store is away.", examples=[{"budget": "$0.50"}]
     )
     runaway: Runaway = Field(
         default_factory=Runaway, description="Callers that repeat themselves.", examples=[{"mode": "warn"}]

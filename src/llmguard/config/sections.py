@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from llmguard.config import units
-from llmguard.config.types import Bytes, Flag, Milliseconds, Money, Several, Url, Whole, between
+from llmguard.config.types import Bytes, Flag, Frequency, Milliseconds, Money, Several, Url, Whole, between
+from llmguard.core.outage import OutageTerms
 
 Family = Literal["openai", "anthropic", "gemini", "sandbox"]
 OnDisconnect = Literal["cancel", "drain"]
@@ -146,6 +147,19 @@ WELL_KNOWN: Mapping[str, Provider] = {
     "vertex": Provider(dialect="gemini", base_url=written("https://*aiplatform.googleapis.com")),
 }
 """Where the official SDKs go by themselves, and the names by which that is known where no provider is configured."""
+
+
+class StoreDown(Section):
+    """What each process may do on its own in all while the quota store is away, where rules say `local`."""
+
+    budget: Money = Field(written("$0.50"), description="Money in one outage.", examples=["$0.50"])
+    calls: Frequency = Field(written("30/1m"), description="Calls.", examples=["30/1m"])
+    tasks_for: Milliseconds = Field(written("15m"), description="Tasks wait when it lasts longer.", examples=["15m"])
+
+    @property
+    def terms(self) -> OutageTerms:
+        """As the core takes it."""
+        return OutageTerms(self.budget, self.calls.number, self.calls.period_ms, self.tasks_for)
 
 
 class Streams(Section):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from llmguard.core.call import UNATTRIBUTED, Attribution
 from llmguard.core.moves import NO_LIMIT, Level
+from llmguard.core.outage import WhenStoreDown, strictest
 from llmguard.core.rules import ANY, DIMENSIONS, BudgetRule, LimitRule
 from llmguard.core.windows import window_bounds
 
@@ -37,6 +38,7 @@ class Bucket:
     window: str
     scope: Mapping[str, str]
     alerts: tuple[int, ...] = ()
+    when_store_down: WhenStoreDown = "local"
 
     @property
     def resets_at(self) -> int:
@@ -54,6 +56,7 @@ class RateBucket:
     period_ms: int
     rule: str
     scope: Mapping[str, str]
+    when_store_down: WhenStoreDown = "local"
 
 
 class Plan:
@@ -61,7 +64,8 @@ class Plan:
 
     ``policy`` is the value of the `RateLimit-Policy` header (IETF draft-ietf-httpapi-ratelimit-headers-10), ``state``
     that of `RateLimit` with two places for every rate: what is left, and the seconds until it is whole again.
-    ``levels`` is what the store said of the buckets at ``seen_at`` (epoch ms, 0: never).
+    ``levels`` is what the store said of the buckets at ``seen_at`` (epoch ms, 0: never). ``when_store_down`` is what
+    holds for the call while nobody can ask it.
     """
 
     __slots__ = (
@@ -75,6 +79,7 @@ class Plan:
         "seen_at",
         "state",
         "until",
+        "when_store_down",
     )
 
     def __init__(self, buckets: tuple[Bucket, ...], rates: tuple[RateBucket, ...], until: int) -> None:
@@ -88,6 +93,7 @@ class Plan:
         self.paces_tokens = any(rate.unit == "tokens" for rate in rates)
         self.seen_at = 0
         self.levels: tuple[Level, ...] = ()
+        self.when_store_down = strictest([b.when_store_down for b in buckets] + [r.when_store_down for r in rates])
 
 
 Values = tuple[str, ...]
@@ -173,8 +179,11 @@ def _match(scope: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]
 def _keep_stricter(buckets: dict[str, Bucket], new: Bucket) -> None:
     """Two rules over one bucket: the call must satisfy both, so the lower limit speaks."""
     old = buckets.get(new.name)
-    if old is None or (new.limit, new.ceiling) < (old.limit, old.ceiling):
+    if old is None:
         buckets[new.name] = new
+        return
+    tighter = new if (new.limit, new.ceiling) < (old.limit, old.ceiling) else old
+    buckets[new.name] = replace(tighter, when_store_down=strictest([old.when_store_down, new.when_store_down]))
 
 
 def scope_text(scope: Mapping[str, str]) -> str:
@@ -190,15 +199,17 @@ def budget_bucket(rule: BudgetRule, scope: Mapping[str, str], now: int) -> Bucke
     if rule.keep_ms:
         end = now + rule.keep_ms
     limit, ceiling = (NO_LIMIT, NO_LIMIT) if rule.mode == "warn" else (rule.limit, rule.ceiling)
-    return Bucket(name, rule.unit, limit, ceiling, start, end, rule.name, rule.window, scope, rule.alerts)
+    down = rule.when_store_down
+    return Bucket(name, rule.unit, limit, ceiling, start, end, rule.name, rule.window, scope, rule.alerts, down)
 
 
 def _parallel_bucket(rule: LimitRule, scope: Mapping[str, str]) -> Bucket:
     name = f"calls|live|0|{scope_text(scope)}"
-    return Bucket(name, "calls", rule.limit, rule.limit, 0, 0, rule.name, "live", scope)
+    down = rule.when_store_down
+    return Bucket(name, "calls", rule.limit, rule.limit, 0, 0, rule.name, "live", scope, (), down)
 
 
 def _rate_bucket(rule: LimitRule, scope: Mapping[str, str]) -> RateBucket:
     unit = "requests" if rule.kind == "rate" else "tokens"
     name = f"{unit}|{rule.limit}/{rule.period_ms}|{scope_text(scope)}"
-    return RateBucket(name, unit, rule.limit, rule.period_ms, rule.name, scope)
+    return RateBucket(name, unit, rule.limit, rule.period_ms, rule.name, scope, rule.when_store_down)

@@ -58,7 +58,7 @@ class Ask(Struct, eq=False):
 class Tell(Struct, eq=False):
     """Send a move to the quota store without waiting; it is repeated until the store has taken it. Reply: None."""
 
-    move: Settle | Release | Renew | Paid
+    move: Settle | Release | Renew | Paid | Trip
 
 
 class Emit(Struct, eq=False):

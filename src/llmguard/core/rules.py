@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from llmguard.core.outage import WhenStoreDown
 from llmguard.core.windows import Window
 
 Unit = Literal["usd", "tokens"]
@@ -42,6 +43,7 @@ class BudgetRule:
     mode: Mode = "enforce"
     alert_ppm: tuple[int, ...] = ()
     keep_ms: int = 0
+    when_store_down: WhenStoreDown = "local"
 
     @property
     def alerts(self) -> tuple[int, ...]:
@@ -67,3 +69,4 @@ class LimitRule:
     kind: LimitKind
     limit: int
     period_ms: int = 0
+    when_store_down: WhenStoreDown = "local"

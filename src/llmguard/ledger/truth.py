@@ -92,7 +92,8 @@ class Snapshot:
 
         ``unit`` `usd` is nano-USD, `tokens` input + output, `calls` distinct calls. ``end_ms`` 0 is no end, as in a
         window `total`. ``where`` maps dimensions (those of :data:`llmguard.core.rules.DIMENSIONS`) to one value.
-        Reads rollups when the window lies on quarter hours and no dimension needs the entries (`end_user`, `task`, `tree`).
+        Reads rollups when the window lies on quarter hours and no dimension needs the entries (`end_user`, `task`,
+        `tree`).
         """
         where = where or {}
         aligned = start_ms % QUARTER_MS == 0 and end_ms % QUARTER_MS == 0

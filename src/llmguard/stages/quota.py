@@ -15,6 +15,7 @@ from llmguard.core.estimate import STEP, Estimate, estimate
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.moves import Admitted, Again, Charge, Correct, Denied, Done, Extend, Hold, Release, Reserve, Settle
 from llmguard.core.notes import BudgetNote
+from llmguard.core.outage import Allowance, Why
 from llmguard.core.records import VoidRecord
 from llmguard.core.rules import BudgetRule
 from llmguard.errors import SpoolFull, StoreUnavailable
@@ -33,10 +34,12 @@ class QuotaPolicy:
     """``owner`` names this process to the store; ``clamp`` lets the store lower or set `max_tokens`.
 
     ``own_budget`` parses the budget that a key carries into a rule scoped to that key, or raises ValueError.
+    ``allowance`` is what the process may do while the store is away.
     """
 
     owner: str
     own_budget: Callable[[str, str], BudgetRule]
+    allowance: Allowance
     lease_ms: int = 60_000
     clamp: bool = True
 
@@ -50,6 +53,7 @@ class Quota:
         self._planner = planner
         self._policy = policy
         self._memory = refusals.Memory()
+        self._allowance = policy.allowance
         self._skew = 0
         self._seq = 0
 
@@ -116,11 +120,13 @@ class Quota:
             plan, guess = x.plan, x.estimate
             assert plan is not None
             assert guess is not None
+            if self._allowance.silent(x.now):
+                return (yield from self._alone(x, plan, guess))
             try:
                 answer = yield Ask(self._move(x, plan, guess))
             except StoreUnavailable:
-                yield Tell(Release(x.event_id))
-                return refusals.store_away()
+                self._allowance.failed(x.now)
+                return (yield from self._alone(x, plan, guess))
             if isinstance(answer, Admitted | Denied) and answer.crossed:
                 yield from _tell_of_thresholds(x, plan, answer)
             if isinstance(answer, Admitted):
@@ -138,8 +144,23 @@ class Quota:
                 self._skew = answer.now - x.now
                 self._take(x, self._plan(x, self._own_budgets(x)), guess)
                 continue
+            if isinstance(answer, Again) and answer.why == "cold":
+                return (yield from self._alone(x, plan, guess))
             return refusals.store_away()
         return refusals.store_away()
+
+    def _alone(self, x: Exchange, plan: Plan, guess: Estimate) -> Steps[Refuse | None]:
+        """Decide without the store, as the rules have it. What the call costs is settled by its rid afterwards, and
+        until then its lease is asserted as soon as the store is back."""
+        why: Why | None = None
+        if plan.when_store_down == "local":
+            background = x.caller is not None and x.caller.execution is not None
+            why = self._allowance.take(guess.nano, x.now, background=background)
+        if plan.when_store_down == "deny" or why is not None:
+            yield Tell(Release(x.event_id))  # the store may have taken it, only its answer was lost
+            return refusals.store_away(why)
+        x.admitted_at = x.now + self._skew
+        return None
 
     def _move(self, x: Exchange, plan: Plan, guess: Estimate) -> Reserve:
         call = x.call
@@ -161,6 +182,7 @@ class Quota:
         )
 
     def _admitted(self, x: Exchange, plan: Plan, guess: Estimate, answer: Admitted) -> None:
+        self._allowance.answered()
         if answer.seq > self._seq:
             self._seq = answer.seq
         skew = answer.now - x.now

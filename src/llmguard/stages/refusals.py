@@ -11,6 +11,7 @@ from llmguard.core.exchange import Exchange
 from llmguard.core.money import usd_string
 from llmguard.core.moves import Denied
 from llmguard.core.notes import TripNote
+from llmguard.core.outage import Why
 
 FOR_MONEY = frozenset({"spent", "insufficient", "contended", "too_large"})
 _REMEMBER_MS = 2_000
@@ -175,12 +176,18 @@ def key_budget(error: ValueError) -> Refuse:
     )
 
 
-def store_away() -> Refuse:
-    """The quota store cannot be asked, and the policy is to deny."""
+def store_away(why: Why | None = None) -> Refuse:
+    """The quota store cannot be asked, and the policy is to deny, or what the process may do alone is used up."""
+    alone = {
+        "money": ", and this process has spent what it may on its own",
+        "calls": ", and this process makes as many calls as it may on its own",
+        "background": ", for so long that tasks have to wait",
+    }
     return Refuse(
         "quota_unavailable",
         503,
-        "budgets cannot be checked now: the quota store does not answer; nothing was sent, try again in a moment",
+        f"budgets cannot be checked now: the quota store does not answer{alone[why] if why else ''}; nothing was sent, "
+        "try again in a moment",
         retry_after=5,
     )
 

@@ -15,6 +15,7 @@ from llmguard.core.call import Caller
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Ask, Notice, Steps
 from llmguard.core.exchange import Ending, Exchange
+from llmguard.core.outage import Allowance, WhenStoreDown
 from llmguard.core.rules import PPM, BudgetRule
 from llmguard.core.runaway import KEEP_TRIPS_MS, USD, Execution
 from llmguard.core.runs import Entered, Tally
@@ -47,8 +48,9 @@ class Runaway:
 
     passive = False
 
-    def __init__(self, policy: RunawayPolicy) -> None:
+    def __init__(self, policy: RunawayPolicy, allowance: Allowance) -> None:
         self._policy = policy
+        self._allowance = allowance
         self._features = Features(policy.identical_prompts, policy.similar_prompts, policy.velocity)
 
     def open(self, x: Exchange) -> Steps[Refuse | None]:
@@ -56,7 +58,7 @@ class Runaway:
         caller = x.caller
         execution = caller.execution if caller is not None else None
         if caller is not None and execution is not None:
-            refusal = yield from _within(x, caller, execution)
+            refusal = yield from self._within(x, caller, execution)
             if refusal is not None or x.watch is None:
                 return refusal
         mode = self._policy.mode
@@ -67,6 +69,57 @@ class Runaway:
         if not x.call.body:
             return None
         return (yield from self._features.watch(x, enforced=execution is None and mode == "enforce"))
+
+    def _within(self, x: Exchange, caller: Caller, execution: Execution) -> Steps[Refuse | None]:
+        policy = execution.policy
+        if policy.mode == "off":
+            return None
+        if execution.trip is not None:
+            return refusals.runaway(execution.trip)
+        if x.call.op in _FREE:
+            return None
+        if execution.entrance is not None:
+            refusal = yield from self._enter(x, caller, execution)
+            if refusal is not None:
+                return refusal
+        if execution.watch is None:
+            execution.watch = _watch_task(execution)
+        x.watch = execution.watch
+        execution.calls += 1
+        seen = _count_prompt(execution, x, 1)
+        most = policy.identical_prompts
+        if most is not None and seen > most * caller.samples:
+            refusal = yield from _broken(x, _rule(execution, "identical_prompts", most * caller.samples), seen)
+            if refusal is not None:
+                return refusal
+        if policy.max_calls is not None and execution.calls > policy.max_calls:
+            return (yield from _broken(x, _rule(execution, "max_calls", policy.max_calls), execution.calls))
+        return None
+
+    def _enter(self, x: Exchange, caller: Caller, execution: Execution) -> Steps[Refuse | None]:
+        """The first call of a task that was not asked for before its body: ask for it now."""
+        move = execution.entrance
+        assert move is not None
+        execution.entrance = None
+        if self._allowance.silent(x.now):
+            return None  # quota decides what may be done without the store
+        try:
+            answer = yield Ask(move)
+        except StoreUnavailable:
+            self._allowance.failed(x.now)
+            return None
+        if not isinstance(answer, Entered):
+            return None
+        heard = entries.hear(execution, caller, move, answer)
+        for note in heard.warned:
+            yield Notice(note)
+        if heard.stop is None:
+            return None
+        execution.trip = execution.trip or heard.stop
+        until = entries.trip_until(heard.stop)
+        if until is not None and (yield from trips.is_first(heard.stop, until)):
+            yield Notice(heard.stop)
+        return refusals.runaway(heard.stop)
 
     def attend(self, x: Exchange) -> Steps[Refuse | None]:
         """Nothing to look after: the money of a running stream is quota's."""
@@ -84,59 +137,6 @@ class Runaway:
         elif not x.sent:
             execution.calls -= 1
             _count_prompt(execution, x, -1)
-
-
-# ---------------------------------------------------------------------- within an execution
-
-
-def _within(x: Exchange, caller: Caller, execution: Execution) -> Steps[Refuse | None]:
-    policy = execution.policy
-    if policy.mode == "off":
-        return None
-    if execution.trip is not None:
-        return refusals.runaway(execution.trip)
-    if x.call.op in _FREE:
-        return None
-    if execution.entrance is not None:
-        refusal = yield from _enter(caller, execution)
-        if refusal is not None:
-            return refusal
-    if execution.watch is None:
-        execution.watch = _watch_task(execution)
-    x.watch = execution.watch
-    execution.calls += 1
-    seen = _count_prompt(execution, x, 1)
-    most = policy.identical_prompts
-    if most is not None and seen > most * caller.samples:
-        refusal = yield from _broken(x, _rule(execution, "identical_prompts", most * caller.samples), seen)
-        if refusal is not None:
-            return refusal
-    if policy.max_calls is not None and execution.calls > policy.max_calls:
-        return (yield from _broken(x, _rule(execution, "max_calls", policy.max_calls), execution.calls))
-    return None
-
-
-def _enter(caller: Caller, execution: Execution) -> Steps[Refuse | None]:
-    """The first call of a task that was not asked for before its body: ask for it now."""
-    move = execution.entrance
-    assert move is not None
-    execution.entrance = None
-    try:
-        answer = yield Ask(move)
-    except StoreUnavailable:
-        return None  # quota decides what may be done without the store
-    if not isinstance(answer, Entered):
-        return None
-    heard = entries.hear(execution, caller, move, answer)
-    for note in heard.warned:
-        yield Notice(note)
-    if heard.stop is None:
-        return None
-    execution.trip = execution.trip or heard.stop
-    until = entries.trip_until(heard.stop)
-    if until is not None and (yield from trips.is_first(heard.stop, until)):
-        yield Notice(heard.stop)
-    return refusals.runaway(heard.stop)
 
 
 def _count_prompt(execution: Execution, x: Exchange, change: int) -> int:
@@ -182,7 +182,7 @@ def _watch_task(execution: Execution) -> Watch:
         execution.trip_names if policy.enforced else (),
         tuple(_tree_tally(rule) for rule in counted),
         counted,
-        tuple(_budget(rule, values[rule.scope]) for rule in paid),
+        tuple(_budget(rule, values[rule.scope], policy.on_unavailable) for rule in paid),
         paid,
     )
 
@@ -213,10 +213,20 @@ def _tree_tally(rule: Rule) -> Tally:
     return Tally(rule.name, "calls", rule.limit if rule.enforced else 0, KEEP_TRIPS_MS)
 
 
-def _budget(rule: Rule, value: str) -> BudgetRule:
+def _budget(rule: Rule, value: str, when_store_down: WhenStoreDown = "local") -> BudgetRule:
     """A budget that is forgotten some days after its work began. At half of one that nobody chose, and at the whole of
     one that only warns, somebody is told."""
     marks = (() if rule.chosen else (PPM // 2,)) + (() if rule.enforced else (PPM,))
     mode: Literal["enforce", "warn"] = "enforce" if rule.enforced else "warn"
     scope: dict[str, str] = {rule.scope: value}
-    return BudgetRule(rule.option, scope, rule.limit, "usd", "total", mode=mode, alert_ppm=marks, keep_ms=KEEP_TRIPS_MS)
+    return BudgetRule(
+        rule.option,
+        scope,
+        rule.limit,
+        "usd",
+        "total",
+        mode=mode,
+        alert_ppm=marks,
+        keep_ms=KEEP_TRIPS_MS,
+        when_store_down=when_store_down,
+    )

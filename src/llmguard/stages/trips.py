@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from llmguard.core.decision import Refuse
-from llmguard.core.effects import Ask, Notice, Steps
+from llmguard.core.effects import Ask, Notice, Steps, Tell
 from llmguard.core.exchange import Exchange
 from llmguard.core.moves import Admitted, Denied, Done, Trip
 from llmguard.core.notes import TripNote
@@ -32,6 +32,7 @@ def is_first(note: TripNote, until: int) -> Steps[bool]:
     try:
         answer = yield Ask(Trip(note.name, until))
     except StoreUnavailable:
+        yield Tell(Trip(note.name, until))
         return True
     return answer.changed if isinstance(answer, Done) else True
 

@@ -80,7 +80,7 @@ def test_rules_are_frozen_values(whole: Config) -> None:
     assert whole.budget_rules[:3] == (
         BudgetRule("search-hourly", {"team": "search", "env": "prod"}, 50 * NANO, "usd", "hour", "Europe/Berlin"),
         BudgetRule("per-feature-day", {"team": "*", "feature": "*"}, 2_000_000, "tokens", "day", "UTC", 500_000),
-        BudgetRule("per-key-total", {"key": "*"}, 500 * NANO, "usd", "total", "UTC", 0),
+        BudgetRule("per-key-total", {"key": "*"}, 500 * NANO, "usd", "total", "UTC", 0, when_store_down="deny"),
     )
     assert whole.limit_rules == (
         LimitRule("rpm", {"key": "*"}, "rate", 600, 60_000),

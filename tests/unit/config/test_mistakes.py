@@ -174,7 +174,7 @@ MISTAKES = {
     "a time zone": (BUDGET + ", timezone: Mars/Base}]", "timezone is 'Mars/Base', not a time zone", "Europe/Berlin"),
     "a mode": (BUDGET + ", mode: shadow}]", "mode is 'shadow', which is not in this version", "write enforce"),
     "an overshoot": (BUDGET + ", overshoot: 0.1}]", "overshoot is 0.1, not a percentage", "10%"),
-    "a store policy": (BUDGET + ", when_store_down: local}]", "when_store_down is 'local', which is not in", "deny"),
+    "a store policy": (BUDGET + ", when_store_down: hope}]", "when_store_down is 'hope', not one of", "local, deny"),
     "a dimension": (BUDGET.replace("{}", "{tem: x}") + "}]", "a scope over 'tem', which is no dimension", "org, team"),
     "a pattern in a scope": (BUDGET.replace("{}", '{team: "s*"}') + "}]", "a pattern for team", '"*" alone'),
     "a number in a scope": (BUDGET.replace("{}", "{team: 42}") + "}]", "a scope whose team is no text", "in quotes"),

@@ -14,6 +14,7 @@ from llmguard.core.effects import Ask, Spool, Tell
 from llmguard.core.exchange import Ending, Exchange, Pipeline, State
 from llmguard.core.money import Price, Rates
 from llmguard.core.moves import Admitted, Denied, Done, Level, Release, Reserve, Settle
+from llmguard.core.outage import Allowance
 from llmguard.core.ports import Quote
 from llmguard.core.records import HoldRecord, PartialRecord, SentRecord, SettleRecord, VoidRecord
 from llmguard.core.rules import BudgetRule, LimitRule
@@ -95,7 +96,7 @@ def a_call(**fields: Any) -> Call:
 def exchange(call: Call | None = None, budgets: list[BudgetRule] | None = None, limits: Any = ()) -> Exchange:
     rules = [BudgetRule("h", {"team": "*"}, 10**9, "usd", "hour")] if budgets is None else budgets
     world = World()
-    quota = Quota(Planner(rules, limits), QuotaPolicy("me", lambda key, text: rules[0]))
+    quota = Quota(Planner(rules, limits), QuotaPolicy("me", lambda key, text: rules[0], Allowance()))
     stages = Pipeline((Authn(), Route(world, world, refuse_unknown=False), Tenancy(), quota, Meter(world)))
     return Exchange(
         call or a_call(),
@@ -187,8 +188,9 @@ def test_the_upper_bound_admits_while_there_is_room_and_is_counted_before_a_refu
     assert (first, second) == (40 * 5_000 + 100 * 15_000, 12 * 5_000 + 100 * 15_000)
 
 
-def test_a_silent_store_refuses_releases_and_voids() -> None:
-    x, world = exchange(), script(Ask=StoreUnavailable("silent"))
+def test_a_silent_store_refuses_releases_and_voids_where_the_rule_denies() -> None:
+    rule = BudgetRule("h", {"team": "*"}, 10**9, "usd", "hour", when_store_down="deny")
+    x, world = exchange(budgets=[rule]), script(Ask=StoreUnavailable("silent"))
     refusal = world.play(x.open(NOW))
     assert isinstance(refusal, Refuse)
     assert (refusal.code, refusal.status, refusal.retry_after) == ("quota_unavailable", 503, 5)
@@ -330,7 +332,7 @@ def test_a_key_whose_budget_cannot_be_read_is_refused_before_anything_is_held() 
         raise ValueError(f"{text!r} is no amount")
 
     stages = Pipeline(
-        (Authn(), Route(World(), World(), refuse_unknown=False), Quota(Planner([], ()), QuotaPolicy("me", unreadable)))
+        (Authn(), Route(World(), World(), refuse_unknown=False), Quota(Planner([], ()), QuotaPolicy("me", unreadable, Allowance())))
     )
     x = Exchange(a_call(), Dialect(), stages, event_id="e-1", secret="lg", now=NOW)  # type: ignore[arg-type]
     world = script(Verify=replace(ME, budget="lots"))
