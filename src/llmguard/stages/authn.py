@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmguard.core.call import UNATTRIBUTED, Caller, Principal
+from llmguard.core.call import UNATTRIBUTED, Attribution, Caller, Principal
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Emit, Notice, Steps, Verify
 from llmguard.core.exchange import Exchange
@@ -50,16 +50,25 @@ class Authn(PassiveStage):
             return _unauthorised(_WHY.get(verdict, _WHY["unknown"]))
         x.principal = verdict
         _charge_to(x, verdict)
-        text = x.call.headers.get(HEADER)
-        if text is None or self._signer is None:
-            return _narrow(x, verdict, _UNSIGNED)
-        signed = _fitting(self._signer.read(text, HTTP, x.now), verdict)
-        if isinstance(signed, str):
-            yield Emit("context", signed, x.who)
-            yield Notice(ContextNote(signed, f"key {verdict.key_id}", x.now, x.who.org, x.who.team))
+        signed = yield from self._read(x, verdict)
+        if signed is None:
             return _narrow(x, verdict, _UNSIGNED)
         _choose(x, verdict, signed)
-        return _narrow(x, verdict, signed)
+        refusal = _narrow(x, verdict, signed)
+        x.caller = _caller(x.who, signed.depth)
+        return refusal
+
+    def _read(self, x: Exchange, key: Principal) -> Steps[Signed | None]:
+        """The context that came with the call. None without one, and for one that is not believed."""
+        text = x.call.headers.get(HEADER)
+        if text is None or self._signer is None:
+            return None
+        signed = _fitting(self._signer.read(text, HTTP, x.now), key)
+        if isinstance(signed, str):
+            yield Emit("context", signed, x.who)
+            yield Notice(ContextNote(signed, f"key {key.key_id}", x.now, x.who.org, x.who.team))
+            return None
+        return signed
 
 
 def _unauthorised(message: str) -> Refuse:
@@ -102,13 +111,11 @@ def _narrow(x: Exchange, key: Principal, signed: Signed) -> Refuse | None:
         x.who.feature = signed.feature
     elif key.feature != ANY:
         x.who.feature = key.feature
-    refusal = describe(x.who, x.call, signed.end_user, signed.trace_id)
-    if signed.tree_id is not None:
-        who = x.who
-        x.caller = Caller(
-            who.org, who.team, who.env, who.feature, who.end_user, who.task_id, who.tree_id, who.trace_id, signed.depth
-        )
-    return refusal
+    return describe(x.who, x.call, signed.end_user, signed.trace_id)
+
+
+def _caller(who: Attribution, depth: int) -> Caller:
+    return Caller(who.org, who.team, who.env, who.feature, who.end_user, who.task_id, who.tree_id, who.trace_id, depth)
 
 
 def _narrows(wanted: str, allowed: str) -> bool:

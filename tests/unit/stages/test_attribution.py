@@ -78,6 +78,7 @@ def test_what_a_context_leaves_out_is_the_key_s() -> None:
     x, _ = through_the_gateway(KEY, signed(Signed(tree_id="tree-1")))
     assert names(x.who) == ("search", "prod", "chat")
     assert x.who.tree_id == "tree-1"
+    assert x.caller == Caller("default", "search", "prod", "chat", tree_id="tree-1")
 
 
 @pytest.mark.parametrize("feature", ["billing", "chatter", "x" * 200, ""])
