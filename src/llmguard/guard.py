@@ -116,12 +116,12 @@ class Guard:
         A forked child has one of its own; nothing of its parent's is used there.
         """
         service = self._process
-        if service is None or service.stopped or service.pid != os.getpid():
-            with self._lock:
-                service = self._process
-                if service is None or service.stopped or service.pid != os.getpid():
-                    service = self._process = self._start_process()
-        return service
+        if service is not None and service.usable:
+            return service
+        with self._lock:
+            if self._process is None or not self._process.usable:
+                self._process = self._start_process()
+            return self._process
 
     def _start_process(self) -> ProcessService:
         owner = _owner()
@@ -196,18 +196,19 @@ class Guard:
         return (first, route, Tenancy(), runaway, Quota(planner, policy), Meter(self.catalog))
 
 
-_default: list[Guard] = []
+_chosen: dict[str, Guard] = {}
+_DEFAULT = "default"
 
 
 def configure(source: Source | Config = None) -> Guard:
     """Make the guard that :func:`get_guard` returns from now on. Raises ConfigError."""
-    _default[:] = [Guard(source)]
-    return _default[0]
+    guard = _chosen[_DEFAULT] = Guard(source)
+    return guard
 
 
 def get_guard() -> Guard:
     """The guard of those who name none: the one last configured, else one of the default configuration."""
-    return _default[0] if _default else configure()
+    return _chosen.get(_DEFAULT) or _chosen.setdefault(_DEFAULT, Guard())  # threads that come at once get the same
 
 
 def _owner() -> str:

@@ -50,7 +50,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_the_default_guard_is_the_last_one_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmguard.guard._default", [])
+    monkeypatch.setattr("llmguard.guard._chosen", {})
     made = llmguard.configure(config(tmp_path))
     assert llmguard.get_guard() is made
     other = llmguard.configure(config(tmp_path))

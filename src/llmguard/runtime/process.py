@@ -101,6 +101,11 @@ class ProcessService(Upkeep[BlockingLink]):
 
     now = staticmethod(now_ms)
 
+    @property
+    def usable(self) -> bool:
+        """Whether it is this process's own, and not stopped."""
+        return not self.stopped and self.pid == os.getpid()
+
     # ------------------------------------------------------------------ calls
 
     def ask(self, move: Move) -> Answer:
@@ -194,7 +199,7 @@ class ProcessService(Upkeep[BlockingLink]):
 
         Does nothing the second time, and in a forked child.
         """
-        if self.stopped or os.getpid() != self.pid:
+        if not self.usable:
             return
         self.stopped = True
         atexit.unregister(self.stop)
