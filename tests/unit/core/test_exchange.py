@@ -332,7 +332,11 @@ def test_a_key_whose_budget_cannot_be_read_is_refused_before_anything_is_held() 
         raise ValueError(f"{text!r} is no amount")
 
     stages = Pipeline(
-        (Authn(), Route(World(), World(), refuse_unknown=False), Quota(Planner([], ()), QuotaPolicy("me", unreadable, Allowance())))
+        (
+            Authn(),
+            Route(World(), World(), refuse_unknown=False),
+            Quota(Planner([], ()), QuotaPolicy("me", unreadable, Allowance())),
+        )
     )
     x = Exchange(a_call(), Dialect(), stages, event_id="e-1", secret="lg", now=NOW)  # type: ignore[arg-type]
     world = script(Verify=replace(ME, budget="lots"))

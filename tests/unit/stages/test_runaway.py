@@ -256,7 +256,7 @@ def test_nothing_is_watched_where_the_section_is_off() -> None:
 def entering(task_id: str = "t1") -> Execution:
     policy = TaskPolicy(enforced=SAFE_RULES)
     work = execution(policy, task_id)
-    work.entrance = entry(work, 60_000, max_paid=2, is_retry=False, duplicates=())
+    work.entrance = entry(work, 60_000, max_paid=2)
     return work
 
 
