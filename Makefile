@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 serve: $(VENV)/run.stamp
 	@$(BIN)/llmguard serve --host $(HOST) --port $(PORT) $(if $(CONFIG),--config $(CONFIG))
 
-test: $(VENV)/test.stamp lint
+test: $(VENV)/test.stamp $(VENV)/old-sdks.stamp lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp
@@ -30,6 +30,8 @@ lock:
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header -o locks/run.txt
 	uv pip compile pyproject.toml locks/build.in --all-extras --universal --python-version 3.11 -c locks/run.txt \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header -o locks/test.txt
+	uv pip compile locks/old-sdks.in -c locks/run.txt --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header -o locks/old-sdks.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +44,13 @@ $(VENV)/run.stamp: locks/run.txt pyproject.toml | $(VENV)/bin/python
 $(VENV)/test.stamp: locks/test.txt pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r locks/test.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# SDKs of the time before httpx2, beside those of the environment: some tests put them first on PYTHONPATH.
+$(VENV)/old-sdks.stamp: locks/old-sdks.txt | $(VENV)/bin/python
+	rm -rf $(VENV)/old-sdks
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --no-deps --target $(VENV)/old-sdks \
+	  -r locks/old-sdks.txt
 	@touch $@
 
 clean:
