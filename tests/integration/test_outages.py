@@ -72,11 +72,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "claude": {"dialect": "anthropic", **nobody},
             "google": {"dialect": "gemini", **nobody},
         }
+        everybody = {"scope": {"team": "*"}, "when_store_down": "deny"}
         config = {
             "providers": providers,
             "prices": {f"{name}/*": PRICE for name in providers},
-            "budgets": [{"name": "team", "scope": {"team": "*"}, "limit": "$10", "window": "total"}],
-            "limits": [{"name": "live", "scope": {"team": "*"}, "limit": "500 concurrent"}],
+            "budgets": [{"name": "team", "limit": "$10", "window": "total"} | everybody],
+            "limits": [{"name": "live", "limit": "500 concurrent"} | everybody],
             "store": store.tcp_url,
         }
         with gateway(tmp_path_factory.mktemp("outages"), config, port=steady_port()) as served:

@@ -20,7 +20,7 @@ Why = Literal["money", "calls", "background"]
 
 _STRICTEST: Final[tuple[WhenStoreDown, ...]] = ("deny", "local", "allow")
 _ON_DISK = struct.Struct("<4q")
-_BELIEF_MS = 1_000
+_BELIEF_MS = 500
 
 
 def strictest(policies: Iterable[WhenStoreDown]) -> WhenStoreDown:

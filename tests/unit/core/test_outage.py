@@ -61,8 +61,8 @@ def test_the_next_outage_has_an_allowance_of_its_own() -> None:
     assert allowance.take(1_000, NOW + 1, background=False) is None
 
 
-def test_a_silent_store_is_not_asked_again_for_a_second() -> None:
+def test_a_silent_store_is_not_asked_again_for_half_a_second() -> None:
     allowance = Allowance(TERMS)
     assert not allowance.silent(NOW)
     allowance.failed(NOW)
-    assert (allowance.silent(NOW + 999), allowance.silent(NOW + 1_000)) == (True, False)
+    assert (allowance.silent(NOW + 499), allowance.silent(NOW + 500)) == (True, False)
