@@ -51,6 +51,9 @@ from llmguard.stores import open_blocking_store, open_store
 from llmguard.stores.memory import MemoryStore
 from llmguard.tokens import Counter
 
+_LARGE, _SMALL = 16 << 20, 2 << 20
+"""Bytes of a spool's segment in a gateway, and in one of perhaps a hundred worker processes; each sets aside two."""
+
 
 class Guard:
     """A checked configuration and what is built from it. Making one does no I/O beyond reading the configuration.
@@ -125,7 +128,7 @@ class Guard:
 
     def _start_process(self) -> ProcessService:
         owner = _owner()
-        parts = self._parts(owner)
+        parts = self._parts(owner, segment=_SMALL)
         link, loops = _blocking_link(self.config)
         service = ProcessService(owner, link, parts, ObjectOwners(parts.books.owner), Counter(), loops)
         service.start()
@@ -167,10 +170,11 @@ class Guard:
         keys = [alert_key(secret) for secret in self.secrets().signing]
         return [Webhook(a.url.get_secret_value(), a.on, keys, proxy=a.proxy) for a in self.config.alerts]
 
-    def _parts(self, owner: str) -> Parts:
+    def _parts(self, owner: str, segment: int = _LARGE) -> Parts:
         ledger = self.ledger()
         notices = Notices(ledger, self.receivers(), owner)
-        spool = Spool(Path(self.config.spool.path), quota_bytes=self.config.spool.quota)
+        files = self.config.spool
+        spool = Spool(Path(files.path), segment_bytes=segment, reserve_bytes=segment, quota_bytes=files.quota)
         shipper = Shipper(spool, ledger.engine)
         return Parts(self.books(ledger), Keyring(ledger.keys), Tally(), spool, shipper, ledger, notices)
 

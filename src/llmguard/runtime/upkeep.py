@@ -44,6 +44,8 @@ ADOPT = 30.0
 RECONCILE = 60.0
 RETRY = 1.0
 _TELL_MS = 3_600_000
+_TURN_MS = 180_000
+"""How long one process reconciles for all: three passes, so that it sees what stays."""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class Upkeep(Generic[L]):
         self.health = Health()
         self.drift = 0
         self._missing: frozenset[str] = frozenset()
+        self._turn_ends = 0
         self._books = parts.books
         self._keyring = parts.keyring
         self._ledger = parts.ledger
@@ -170,7 +173,9 @@ class Upkeep(Generic[L]):
         self.tell((yield self._wait(self._books.adopt)))
 
     def reconcile(self) -> Work:
-        """Settle again what the ledger has and the store does not know, by rid."""
+        """Settle again what the ledger has and the store does not know, by rid. One process does it at a time."""
+        if not (yield from self._my_turn()):
+            return
         settled = {move.rid: move for move in (yield self._wait(self._books.recent))}
         missing = (yield self.link.unknown(list(settled))) if settled else []
         self.tell(settled[rid] for rid in missing)
@@ -180,6 +185,15 @@ class Upkeep(Generic[L]):
         again, self._missing = self._missing.intersection(missing), frozenset(missing)
         if again and (yield from self._first_to_tell("drift")):
             self.notices.note(DriftNote(len(again), now_ms()))
+
+    def _my_turn(self) -> Generator[Any, Any, bool]:
+        now = now_ms()
+        if now >= self._turn_ends:
+            answer = yield self.link.ask(Trip("turn:reconcile", now + _TURN_MS))
+            if not isinstance(answer, Done) or not answer.changed:
+                return False
+            self._turn_ends = now + _TURN_MS
+        return True
 
     def _first_to_tell(self, what: str) -> Generator[Any, Any, bool]:
         """Whether this process is the one that tells the operator, this hour, what several of them may find."""

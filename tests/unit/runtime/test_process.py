@@ -28,6 +28,7 @@ from llmguard.runtime.context import carrying, checkpoint, current
 from llmguard.stores.memory import MemoryStore
 from llmguard.tokens import Counter
 from tests.support.process_calls import DIALECT, TOTAL, Process, config, cost
+from tests.support.valkey import ValkeyServer
 
 ME = Caller(team="search", feature="chat")
 
@@ -266,6 +267,26 @@ def test_what_is_told_reaches_the_store_within_a_moment(world: Process) -> None:
     service.tell([Renew("me", 1, ())])
     assert flushed.wait(10)
     assert time.monotonic() - start < 0.5
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_of_several_processes_reconciles_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    plain = LedgerBooks.recent
+
+    def recent(books: LedgerBooks) -> Any:
+        looks.append(id(books))
+        return plain(books)
+
+    monkeypatch.setattr(LedgerBooks, "recent", recent)
+    with ValkeyServer() as server:
+        worlds = [Process(Guard(config(tmp_path, server.tcp_url))) for _ in range(3)]
+        for world in worlds:
+            assert isinstance(world.call(ME), Admit)
+        until(lambda: len(looks) > 20)
+        for world in worlds:
+            world.guard.close()
+    assert len(set(looks)) == 1
 
 
 @pytest.mark.usefixtures("quick")

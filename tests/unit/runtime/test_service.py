@@ -85,7 +85,7 @@ async def admitted(guard: Guard, service: Service) -> Exchange:
 
 
 class Recorder(MemoryLink):
-    """Keeps what it is told, and gives one answer to every question."""
+    """Keeps what it is told, and gives one answer to every question; it is always this process's turn."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(MemoryStore())
@@ -95,6 +95,8 @@ class Recorder(MemoryLink):
         self.missing: list[str] | None = None
 
     def ask(self, move: Move) -> Answer:
+        if isinstance(move, Trip) and move.name == "turn:reconcile":
+            return Done(0, True)
         self.asked.append(move)
         return self.answer
 
