@@ -57,8 +57,11 @@ class Notices:
     # ------------------------------------------------------------------ what callers say
 
     def note(self, note: Note) -> None:
-        """Tell the operator. Never waits, never raises. A warning is told once for each name and rule, and a
-        context that was not believed once for each bearer and reason."""
+        """Tell the operator. Never waits, never raises.
+
+        A warning is told once for each kind of work (task name, else feature) and rule, a context that was not believed
+        once for each bearer and reason.
+        """
         if isinstance(note, TripNote):
             if note.kind == "warned":
                 self._warn(note)
@@ -110,8 +113,8 @@ class Notices:
         self._rows.put(row)
 
     def _warn(self, note: TripNote) -> None:
-        if self._first(note.name, note.rule):
-            self._count("warning", note.rule)
+        self._count("warning", note.rule)
+        if self._first(note.scope, note.task or f"{note.org}/{note.team}/{note.env}/{note.feature}", note.rule):
             log.warning("%s", wording.warning(note))
 
     def _disbelieve(self, note: ContextNote) -> None:

@@ -67,6 +67,11 @@ def tripped(**changes: Any) -> TripNote:
     return TripNote(**(known | changes))
 
 
+def warned(**changes: Any) -> TripNote:
+    known = {"kind": "warned", "rule": "max_calls", "limit": 500, "seen": 250, "unit": "calls", "cost_nano": 0}
+    return tripped(**(known | changes))
+
+
 def test_a_trip_is_told_once_everywhere(ledger: Ledger, there: Receiver, caplog: pytest.LogCaptureFixture) -> None:
     notices = Notices(ledger, [hook(there)], "7-aa")
     notices.note(tripped())
@@ -90,15 +95,16 @@ def test_a_trip_is_told_once_everywhere(ledger: Ledger, there: Receiver, caplog:
     assert notices.events == {("trip", "budget"): 1, ("alert", "delivered"): 1, ("row", "written"): 1}
 
 
-def test_a_warning_is_one_log_line_for_each_name_and_rule(
+def test_a_warning_is_one_log_line_for_each_kind_of_work_and_rule(
     ledger: Ledger, there: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     notices = Notices(ledger, [hook(there)], "7-aa")
-    for name in ("task:t1", "task:t2", "task:t1"):
-        for rule in ("max_calls", "budget", "max_calls"):
-            note = tripped(kind="warned", name=name, rule=rule, limit=500, seen=250, unit="calls", cost_nano=0)
-            notices.note(note)
-    notices.note(tripped(kind="warned", name="task:t3", advice="set budget="))
+    for number in range(3):
+        for rule in ("max_calls", "max_tree_calls"):
+            notices.note(warned(name=f"task:{number}", rule=rule))
+        for feature in ("chat", "mail"):
+            notices.note(warned(scope="feature", task=None, task_id=None, feature=feature))
+    notices.note(warned(task="app.other", task_id="t9", advice="set max_calls"))
     assert notices.stop()
     lines = [entry.getMessage() for entry in caplog.records]
     assert len(lines) == 5
@@ -106,9 +112,11 @@ def test_a_warning_is_one_log_line_for_each_name_and_rule(
         "runaway: task app.summarise t1 of growth/summaries (prod) has come to max_calls (250 calls of 500 calls), "
         "and runs on"
     )
-    assert lines[-1].endswith("and runs on; set budget=")
+    assert lines[2].startswith("runaway: growth/chat (prod) has come to max_calls")
+    assert lines[-1].startswith("runaway: task app.other t9 of growth/summaries")
+    assert lines[-1].endswith("and runs on; set max_calls")
     assert (there.got, ledger.trips.list()) == ([], [])
-    assert notices.events == {("warning", "max_calls"): 2, ("warning", "budget"): 3}
+    assert notices.events == {("warning", "max_calls"): 10, ("warning", "max_tree_calls"): 3}
 
 
 def test_a_budget_has_the_same_id_whichever_process_tells(ledger: Ledger, there: Receiver) -> None:
