@@ -35,7 +35,7 @@ class Refuse(Struct, eq=False):
     param: str | None = None
 
 
-class Target(Struct, eq=False):
+class Target(Struct, frozen=True):
     """Where an admitted call goes: a configured provider and the model name it knows.
 
     ``fee_nano`` is what the provider's policy charges for a request that cannot be metered; None refuses those.
@@ -44,6 +44,10 @@ class Target(Struct, eq=False):
     provider: str
     model: str
     fee_nano: int | None = None
+
+
+NOWHERE = Target("", "")
+"""The target of a call that has none yet."""
 
 
 class Admit(Struct, eq=False):

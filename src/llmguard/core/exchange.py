@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from enum import IntEnum, StrEnum, auto
 from typing import Protocol
 
+from msgspec import Struct, field
+
 from llmguard.core.buckets import Plan
 from llmguard.core.call import Attribution, Call, Caller, Edits, ObjectRef, Principal
-from llmguard.core.decision import Admit, Decision, Refuse, Replay, Target
+from llmguard.core.decision import NOWHERE, Admit, Decision, Refuse, Replay, Target
 from llmguard.core.effects import Emit, Spool, Steps
 from llmguard.core.estimate import Estimate
 from llmguard.core.money import Cost
@@ -90,98 +92,54 @@ class Pipeline:
         self.closing = tuple(reversed(self.running))
 
 
-class Exchange:
+class Exchange(Struct, eq=False):
     """The state of one call. Each stage fills in its own fields and reads the others'.
 
     ``now`` is the adapter's clock in epoch milliseconds, set at every entry; ``admitted_at`` is the store's. ``caller``
     is set by doors inside the caller's process before :meth:`open`, in the gateway by what a signed header says.
     """
 
-    __slots__ = (
-        "admitted_at",
-        "answered_at",
-        "attempt_id",
-        "bytes_out",
-        "call",
-        "caller",
-        "cap_nano",
-        "cost",
-        "dialect",
-        "due",
-        "edits",
-        "estimate",
-        "estimate_nano",
-        "event_id",
-        "first_byte_at",
-        "headers",
-        "hold_written",
-        "holds",
-        "next_partial",
-        "now",
-        "opened_at",
-        "output_hold",
-        "partial_at",
-        "plan",
-        "principal",
-        "quote",
-        "reader",
-        "reserved",
-        "secret",
-        "source",
-        "stages",
-        "state",
-        "status",
-        "target",
-        "usage",
-        "watch",
-        "who",
-    )
+    call: Call
+    dialect: Dialect
+    stages: Pipeline
+    event_id: str
+    secret: str | None
+    now: int
+    attempt_id: str = ""
+    opened_at: int = 0
+    admitted_at: int = 0
+    state: State = State.NEW
+    who: Attribution = field(default_factory=Attribution)
+    principal: Principal | None = None
+    caller: Caller | None = None
+    watch: Watch | None = None
+    target: Target = NOWHERE
+    quote: Quote | None = None
+    plan: Plan | None = None
+    estimate: Estimate | None = None
+    holds: tuple[Hold, ...] = ()
+    edits: Edits = Edits()
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    hold_written: bool = False
+    reserved: bool = False
+    estimate_nano: int = 0
+    cap_nano: int = 0
+    output_hold: int = 0
+    reader: Reader | None = None
+    status: int = 0
+    answered_at: int | None = None
+    first_byte_at: int | None = None
+    bytes_out: int = 0
+    due: bool = False
+    next_partial: int = 0
+    partial_at: int = 0
+    usage: Usage | None = None
+    source: Source = Source.HOLD
+    cost: Cost | None = None
 
-    def __init__(
-        self,
-        call: Call,
-        dialect: Dialect,
-        stages: Pipeline,
-        *,
-        event_id: str,
-        secret: str | None,
-        now: int,
-    ) -> None:
-        self.call = call
-        self.dialect = dialect
-        self.stages = stages
-        self.event_id = event_id
-        self.attempt_id = event_id  # the first attempt bears the call's own id
-        self.secret = secret
-        self.now = self.opened_at = self.admitted_at = now
-        self.state = State.NEW
-        self.who = Attribution()
-        self.principal: Principal | None = None
-        self.caller: Caller | None = None
-        self.watch: Watch | None = None
-        self.target = Target("", call.model)
-        self.quote: Quote | None = None
-        self.plan: Plan | None = None
-        self.estimate: Estimate | None = None
-        self.holds: tuple[Hold, ...] = ()
-        self.edits = Edits()
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.hold_written = False
-        self.reserved = False
-        self.estimate_nano = 0
-        self.cap_nano = 0
-        self.output_hold = 0
-        self.reader: Reader | None = None
-        self.status = 0
-        self.answered_at: int | None = None
-        self.first_byte_at: int | None = None
-        self.bytes_out = 0
-        self.due = False
-        self.next_partial = 0
-        self.partial_at = 0
-        self.usage: Usage | None = None
-        self.source = Source.HOLD
-        self.cost: Cost | None = None
+    def __post_init__(self) -> None:
+        self.attempt_id = self.event_id  # the first attempt bears the call's own id
+        self.opened_at = self.admitted_at = self.now
 
     def _move(self, event: str) -> None:
         state = _MOVES.get((self.state, event))

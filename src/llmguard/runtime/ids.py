@@ -6,11 +6,6 @@ import os
 import random
 import time
 
-_VERSION = 0x7 << 76
-_VARIANT = 0x2 << 62
-_RAND_A = ((1 << 12) - 1) << 64
-_RAND_B = (1 << 62) - 1
-
 # Ids are unique, not secret: a generator seeded by the system saves a system call for each.
 _random = random.Random(os.urandom(32))  # noqa: S311
 os.register_at_fork(after_in_child=lambda: _random.seed(os.urandom(32)))
@@ -23,7 +18,6 @@ def now_ms() -> int:
 
 def uuid7(at_ms: int | None = None) -> str:
     """A new id in the canonical 36-character form."""
-    bits = _random.getrandbits(80)
-    value = (now_ms() if at_ms is None else at_ms) << 80 | _VERSION | (bits & _RAND_A) | _VARIANT | (bits & _RAND_B)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    ms = now_ms() if at_ms is None else at_ms
+    bits = _random.getrandbits(74)
+    return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{bits & 0xFFF:03x}-{0x8000 | bits >> 12 & 0x3FFF:04x}-{bits >> 26:012x}"
