@@ -9,14 +9,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import quote
 
 from llmguard.core.call import UNATTRIBUTED, Attribution
-from llmguard.core.moves import NO_LIMIT, Level
+from llmguard.core.moves import NO_LIMIT, Level, Rate
 from llmguard.core.outage import WhenStoreDown, strictest
 from llmguard.core.rules import ANY, DIMENSIONS, BudgetRule, LimitRule
 from llmguard.core.windows import window_bounds
 
+Room = tuple[str, int, int]
+"""Unit, the largest estimate and the largest cap of a call for which there is room many times."""
+
+_CALLS_LEFT = 50
+_CALLS_LEFT_STRICT = 1_000
 _FOREVER = 1 << 62
 _PLANS = 10_000
 
@@ -64,20 +70,25 @@ class Plan:
 
     ``policy`` is the value of the `RateLimit-Policy` header (IETF draft-ietf-httpapi-ratelimit-headers-10), ``state``
     that of `RateLimit` with two places for every rate: what is left, and the seconds until it is whole again.
-    ``levels`` is what the store said of the buckets at ``seen_at`` (epoch ms, 0: never). ``when_store_down`` is what
-    holds for the call while nobody can ask it.
+    ``steady`` are the rates as every call counts against them, empty where some count tokens.
+    ``room`` is what the store said at ``seen_at`` (epoch ms, 0: never) of the buckets of each unit, ``when_store_down``
+    what holds for the call while nobody can ask it. ``kept`` is for the store: what it makes of the buckets once for
+    all calls.
     """
 
     __slots__ = (
         "buckets",
         "budgets",
         "counts_tokens",
+        "kept",
         "levels",
         "paces_tokens",
         "policy",
         "rates",
+        "room",
         "seen_at",
         "state",
+        "steady",
         "until",
         "when_store_down",
     )
@@ -91,9 +102,33 @@ class Plan:
         self.budgets = any(bucket.unit != "calls" for bucket in buckets)
         self.counts_tokens = any(bucket.unit == "tokens" for bucket in buckets)
         self.paces_tokens = any(rate.unit == "tokens" for rate in rates)
+        self.steady = () if self.paces_tokens else tuple([Rate(r.name, r.limit, r.period_ms) for r in rates])
         self.seen_at = 0
         self.levels: tuple[Level, ...] = ()
         self.when_store_down = strictest([b.when_store_down for b in buckets] + [r.when_store_down for r in rates])
+        self.room: tuple[Room, ...] = ()
+        self.kept: dict[str, Any] = {}
+
+    def see(self, levels: tuple[Level, ...], now: int) -> None:
+        """Take note of what the store says that the buckets hold; calls of one batch hear it with one object."""
+        if levels is not self.levels:
+            rooms: dict[str, Room] = {}
+            for bucket, level in zip(self.buckets, levels, strict=True):
+                if bucket.unit != "calls":
+                    one = room_in(bucket, level)
+                    other = rooms.get(bucket.unit, one)
+                    rooms[bucket.unit] = (bucket.unit, min(one[1], other[1]), min(one[2], other[2]))
+            self.levels, self.room = levels, tuple(rooms.values())
+        self.seen_at = now  # other threads look at this first
+
+
+def room_in(bucket: Bucket, level: Level) -> Room:
+    """The largest calls of which a bucket has room for many: fifty, or a thousand where no overshoot is allowed,
+    because there what one call holds too much is refused to another."""
+    calls = _CALLS_LEFT if bucket.ceiling > bucket.limit else _CALLS_LEFT_STRICT
+    spent = level.settled + level.orphan
+    most, most_cap = bucket.limit - spent - level.held, bucket.ceiling - spent - level.exposure
+    return bucket.unit, most // calls, most_cap // calls
 
 
 Values = tuple[str, ...]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llmguard.core.buckets import Bucket, RateBucket
+from llmguard.core.buckets import Bucket, RateBucket, Room
 from llmguard.core.call import Call
 from llmguard.core.money import FEMTO_PER_NANO
 from llmguard.core.moves import Hold, Rate
@@ -15,8 +17,7 @@ EXPECTED_OUTPUT = 1_024
 """Tokens expected of a call of which nothing is known yet."""
 STEP = 1_024
 """Tokens by which the hold of a running stream grows."""
-_CALLS_LEFT = 50
-_CALLS_LEFT_STRICT = 1_000
+_ONE_CALL = 1, 1, 0
 
 
 class Estimate(Struct, eq=False):
@@ -62,15 +63,19 @@ class Estimate(Struct, eq=False):
         """The same call when so much output per choice is expected, and one step more at most."""
         return replace(self, expected=expected, max_output=expected + STEP)
 
+    def amounts(self, unit: str) -> tuple[int, int, int]:
+        """What a bucket of this unit holds: the estimate, the cap's fixed part, and its part per token of output."""
+        if unit == "usd":
+            return self.nano, self.fixed_nano, self.output_nano
+        if unit == "tokens":
+            return self.tokens, self.input_tokens + self.hidden_tokens, self.choices
+        return _ONE_CALL
+
     def hold(self, bucket: Bucket) -> Hold:
         """What one bucket holds."""
-        unit = bucket.unit
-        if unit == "usd":
-            amounts = self.nano, self.fixed_nano, self.output_nano
-        elif unit == "tokens":
-            amounts = self.tokens, self.input_tokens + self.hidden_tokens, self.choices
-        else:
-            return Hold(bucket.name, bucket.limit, bucket.ceiling, 1, 1, 0, 0, 0, True)
+        amounts = self.amounts(bucket.unit)
+        if bucket.unit == "calls":
+            return Hold(bucket.name, bucket.limit, bucket.ceiling, *amounts, 0, 0, True)
         return Hold(bucket.name, bucket.limit, bucket.ceiling, *amounts, bucket.start, bucket.end, alerts=bucket.alerts)
 
     def rate(self, bucket: RateBucket) -> Rate:
@@ -79,15 +84,13 @@ class Estimate(Struct, eq=False):
         cost = self.tokens if settles else 1
         return Rate(bucket.name, bucket.limit, bucket.period_ms, cost, settles)
 
-    def fits_often(self, hold: Hold, used: int, exposed: int) -> bool:
-        """Whether a bucket has so much room that an upper bound is good enough to admit this call.
-
-        That is fifty calls like it; a thousand where no overshoot is allowed, because there what one call holds too
-        much is refused to another.
-        """
-        calls = _CALLS_LEFT if hold.ceiling > hold.limit else _CALLS_LEFT_STRICT
-        cap = hold.fixed + hold.per_output * self.max_output
-        return used + calls * hold.estimate <= hold.limit and exposed + calls * cap <= hold.ceiling
+    def fits_often(self, room: Sequence[Room]) -> bool:
+        """Whether buckets have so much ``room`` that an upper bound is good enough to admit this call."""
+        for unit, most, most_cap in room:
+            expected, fixed, per_output = self.amounts(unit)
+            if expected > most or fixed + per_output * self.max_output > most_cap:
+                return False
+        return True
 
 
 def estimate(call: Call, quote: Quote, prompt_tokens: int | None) -> Estimate:

@@ -117,7 +117,7 @@ class Exchange(Struct, eq=False):
     quote: Quote | None = None
     plan: Plan | None = None
     estimate: Estimate | None = None
-    holds: tuple[Hold, ...] = ()
+    holds: Sequence[Hold] = ()
     edits: Edits = Edits()
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     hold_written: bool = False

@@ -91,7 +91,7 @@ class Reserve(Struct, eq=False):
     rid: str
     owner: str
     lease_ms: int
-    holds: tuple[Hold, ...]
+    holds: Sequence[Hold]
     rates: tuple[Rate, ...] = ()
     trips: tuple[str, ...] = ()
     tallies: tuple[Tally, ...] = ()
@@ -162,7 +162,7 @@ class Settle(Struct, eq=False):
     rid: str
     rev: int
     at: int
-    charges: tuple[Charge, ...]
+    charges: Sequence[Charge]
     corrections: tuple[Correct, ...] = ()
 
 

@@ -13,7 +13,8 @@ from llmguard.core.decision import Refuse
 from llmguard.core.effects import Ask, Count, Notice, Spool, Steps, Tell
 from llmguard.core.estimate import STEP, Estimate, estimate
 from llmguard.core.exchange import Ending, Exchange
-from llmguard.core.moves import Admitted, Again, Charge, Correct, Denied, Done, Extend, Hold, Release, Reserve, Settle
+from llmguard.core.holds import Charges, Holds
+from llmguard.core.moves import Admitted, Again, Correct, Denied, Done, Extend, Hold, Release, Reserve, Settle
 from llmguard.core.notes import BudgetNote
 from llmguard.core.outage import Allowance, Why
 from llmguard.core.records import VoidRecord
@@ -108,7 +109,7 @@ class Quota:
     def _take(self, x: Exchange, plan: Plan, guess: Estimate) -> None:
         x.plan = plan
         x.estimate = guess
-        x.holds = tuple([guess.hold(bucket) for bucket in plan.buckets])
+        x.holds = Holds(plan, guess)
         x.estimate_nano = guess.nano
         x.cap_nano = guess.cap_nano
         x.output_hold = guess.expected * guess.choices
@@ -171,7 +172,7 @@ class Quota:
             self._policy.owner,
             self._policy.lease_ms,
             x.holds,
-            tuple([guess.rate(bucket) for bucket in plan.rates]) if plan.rates else (),
+            plan.steady or tuple([guess.rate(bucket) for bucket in plan.rates]),
             x.watch.trips if x.watch is not None else (),
             x.watch.tallies if x.watch is not None else (),
             max_output=most,
@@ -188,7 +189,7 @@ class Quota:
         skew = answer.now - x.now
         self._skew = skew if abs(skew) > _FRESH_MS else 0
         x.admitted_at = answer.now
-        plan.levels, plan.seen_at = answer.levels, x.now  # other threads look at the second first
+        plan.see(answer.levels, x.now)
         if answer.max_output is not None:
             x.edits = replace(x.edits, max_tokens=answer.max_output)
             x.headers.append((b"x-llmguard-max-tokens", b"%d" % answer.max_output))
@@ -219,12 +220,7 @@ class Quota:
         assert guess is not None
         if x.now - plan.seen_at > _FRESH_MS:
             return not plan.budgets
-        for hold, level in zip(x.holds, plan.levels, strict=True):
-            if not hold.concurrency:
-                used = level.settled + level.orphan
-                if not guess.fits_often(hold, used + level.held, used + level.exposure):
-                    return False
-        return True
+        return guess.fits_often(plan.room)
 
     # ------------------------------------------------------------------ running
 
@@ -275,7 +271,8 @@ class Quota:
             yield Tell(Release(x.event_id, _corrections(x, 0)))
         elif x.usage is not None and x.cost is not None:
             tokens = x.usage.input_tokens + x.usage.output_tokens
-            charges = _charges(x, x.cost.total, tokens)
+            assert x.plan is not None
+            charges = Charges(x.plan, x.cost.total, tokens)
             yield Tell(Settle(x.event_id, x.source, x.now + self._skew, charges, _corrections(x, tokens)))
 
 
@@ -294,12 +291,6 @@ def _crossing(bucket: Bucket, threshold: int, at: int) -> BudgetNote:
     return BudgetNote(
         bucket.name, bucket.rule, bucket.scope, bucket.unit, bucket.limit, threshold, bucket.window, end, at
     )
-
-
-def _charges(x: Exchange, cost: int, tokens: int) -> tuple[Charge, ...]:
-    assert x.plan is not None
-    amounts = {"usd": cost, "tokens": tokens, "calls": 0}
-    return tuple([Charge(b.name, amounts[b.unit], b.end, b.unit == "calls") for b in x.plan.buckets])
 
 
 def _corrections(x: Exchange, tokens: int) -> tuple[Correct, ...]:

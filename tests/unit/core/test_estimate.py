@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmguard.core.buckets import Bucket
+from llmguard.core.buckets import Bucket, room_in
 from llmguard.core.call import Call
 from llmguard.core.estimate import estimate
 from llmguard.core.money import Price, Rates, nano_from_usd
+from llmguard.core.moves import Level
 from llmguard.core.ports import Quote
 
 PER_MILLION = 10**9  # femto-USD per token of $1 per million
@@ -71,20 +72,25 @@ def test_a_prompt_that_writes_a_cache_is_held_at_the_write_rate(writes: bool, na
 
 def test_a_bucket_with_room_for_fifty_calls_needs_no_exact_count() -> None:
     guess = estimate(call(), QUOTE, None)
-    hold = guess.hold(bucket("usd"))
-    room = hold.limit - 50 * hold.estimate
-    assert guess.fits_often(hold, room, 0)
-    assert not guess.fits_often(hold, room + 1, 0)
-    cap = hold.fixed + hold.per_output * guess.max_output
-    assert not guess.fits_often(hold, 0, hold.ceiling - 50 * cap + 1)
+    usd = bucket("usd")
+    hold = guess.hold(usd)
+    used = hold.limit - 50 * hold.estimate
+    assert guess.fits_often([room_in(usd, Level(used, 0, 0, 0))])
+    assert guess.fits_often([room_in(usd, Level(used - 2, 1, 1, 0))])
+    assert not guess.fits_often([room_in(usd, Level(used - 1, 1, 1, 0))])
+    exposed = hold.ceiling - 50 * (hold.fixed + hold.per_output * guess.max_output)
+    assert guess.fits_often([room_in(usd, Level(0, 0, 0, exposed))])
+    assert not guess.fits_often([room_in(usd, Level(0, 0, 0, exposed + 1))])
 
 
 def test_a_strict_bucket_is_counted_exactly_much_earlier() -> None:
     guess = estimate(call(), QUOTE, None)
-    strict = guess.hold(Bucket("b", "usd", 10**12, 10**12, 0, 0, "r", "total", {}))
-    cap = strict.fixed + strict.per_output * guess.max_output
-    assert guess.fits_often(strict, 10**12 - 1_000 * strict.estimate, 10**12 - 1_000 * cap)
-    assert not guess.fits_often(strict, 10**12 - 1_000 * strict.estimate + 1, 0)
+    strict = Bucket("b", "usd", 10**12, 10**12, 0, 0, "r", "total", {})
+    hold = guess.hold(strict)
+    used = 10**12 - 1_000 * hold.estimate
+    cap = hold.fixed + hold.per_output * guess.max_output
+    assert guess.fits_often([room_in(strict, Level(0, 0, used, 10**12 - 1_000 * cap))])
+    assert not guess.fits_often([room_in(strict, Level(0, 0, used + 1, 0))])
 
 
 def test_a_search_tool_holds_one_search_and_caps_all_that_it_may_make() -> None:

@@ -455,7 +455,7 @@ def test_free_operations_count_against_rates_but_hold_no_money() -> None:
     assert isinstance(world.play(x.open(NOW)), Admit)
     move = next(e.move for e in world.seen if isinstance(e, Ask))
     assert isinstance(move, Reserve)
-    assert move.holds == ()
+    assert list(move.holds) == []
     assert [r.name for r in move.rates] == ["requests|10/60000|key=k1"]
 
 

@@ -11,11 +11,13 @@ An answer is ``[now, seq, per move: kind, fields, then per set: how many buckets
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from llmguard.core.balances import SHARE
+from llmguard.core.holds import Charges, Holds
 from llmguard.core.moves import (
     Admitted,
     Again,
@@ -118,11 +120,11 @@ class Batch:
         return [name, self.trip(name), self.runs(name), self.breaker(name)]
 
     def holds(self, holds: Sequence[Hold]) -> int:
-        fields: Fields = []
-        for h in holds:
-            kind = -1 if h.concurrency else h.rolling_ms
-            fields += (h.name, h.window_start, h.window_end, kind, h.limit, h.ceiling)
-        return self._set(fields)
+        if type(holds) is Holds:
+            kept = holds.plan.kept
+            blob = kept.get("holds") or kept.setdefault("holds", _hold_set(holds))
+            return self._sets.setdefault(blob, len(self._sets) + 1)
+        return self._sets.setdefault(_hold_set(holds), len(self._sets) + 1)
 
     def shown(self, holds: Sequence[Hold]) -> int:
         """The same for a move whose answer shows their levels."""
@@ -131,29 +133,49 @@ class Batch:
         return place
 
     def charges(self, charges: Sequence[Charge]) -> int:
-        fields: Fields = []
-        for c in charges:
-            fields += (c.name, 0, c.window_end, -1 if c.concurrency else c.rolling_ms, 0, 0)
-        return self._set(fields)
+        if type(charges) is Charges:
+            kept = charges.plan.kept
+            blob = kept.get("charges") or kept.setdefault("charges", _charge_set(charges))
+            return self._sets.setdefault(blob, len(self._sets) + 1)
+        return self._sets.setdefault(_charge_set(charges), len(self._sets) + 1)
 
-    def _set(self, fields: Fields) -> int:
-        return self._sets.setdefault(_pack(fields), len(self._sets) + 1)
+
+def _hold_set(holds: Sequence[Hold]) -> bytes:
+    fields: Fields = []
+    for h in holds:
+        kind = -1 if h.concurrency else h.rolling_ms
+        fields += (h.name, h.window_start, h.window_end, kind, h.limit, h.ceiling)
+    return _pack(fields)
+
+
+def _charge_set(charges: Sequence[Charge]) -> bytes:
+    fields: Fields = []
+    for c in charges:
+        fields += (c.name, 0, c.window_end, -1 if c.concurrency else c.rolling_ms, 0, 0)
+    return _pack(fields)
 
 
 def _amounts(holds: Sequence[Hold], fields: Fields) -> Fields:
+    if type(holds) is Holds:
+        fields += holds.amounts()
+        return fields
     for h in holds:
         fields += (h.estimate, h.fixed, h.per_output)
     return fields
 
 
 def _alerts(holds: Sequence[Hold], fields: Fields) -> Fields:
-    fields.append(0)
-    count = len(fields) - 1
-    for index, hold in enumerate(holds):
-        for mark in hold.alerts:
-            fields[count] += 1
-            fields += (index, mark)
+    if type(holds) is Holds:
+        kept = holds.plan.kept
+        fields += kept.get("alerts") or kept.setdefault("alerts", _marks(holds))
+    else:
+        fields += _marks(holds)
     return fields
+
+
+def _marks(holds: Sequence[Hold]) -> Fields:
+    marks = [(index, mark) for index, hold in enumerate(holds) for mark in hold.alerts]
+    return [len(marks), *chain.from_iterable(marks)]
 
 
 def _tallies(tallies: Sequence[Tally], fields: Fields) -> Fields:
@@ -206,8 +228,9 @@ def _renew(batch: Batch, move: Renew) -> Fields:
 
 
 def _settle(batch: Batch, move: Settle) -> Fields:
-    amounts = [charge.amount for charge in move.charges]
-    fields = [batch.rid(move.rid), move.rev, move.at, batch.charges(move.charges), *amounts]
+    charges = move.charges
+    amounts = charges.amounts() if type(charges) is Charges else [charge.amount for charge in charges]
+    fields = [batch.rid(move.rid), move.rev, move.at, batch.charges(charges), *amounts]
     return _corrections(move.corrections, fields, batch)
 
 
