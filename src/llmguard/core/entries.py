@@ -50,12 +50,15 @@ def entry(
     lease_ms: int,
     *,
     max_paid: int,
-    is_retry: bool,
-    duplicates: Sequence[Verdict],
+    again: bool = False,
+    after_paid: bool = False,
+    duplicates: Sequence[Verdict] = (),
     aftermath: bool = False,
 ) -> Enter:
     """The move that enters a run. ``duplicates`` are the verdicts about other runs of the task that keep this one from
-    running, out of `done` and `running`. The ``aftermath`` of a stopped task, its errbacks, runs in a tripped tree."""
+    running, out of `done` and `running`. A run ``again`` is no further task of the tree. One ``after_paid`` follows a
+    run that cost money: only those are retries that a retry budget counts, since what a provider's outage makes of
+    a task costs nothing. The ``aftermath`` of a stopped task, its errbacks, runs in a tripped tree."""
     policy = execution.policy
     watched: list[Verdict] = [
         verdict for verdict, rule in _RULES.items() if rule not in policy.enforced and verdict != "tripped"
@@ -69,12 +72,12 @@ def entry(
         f"name:{execution.name}",
         lease_ms,
         trips=tuple(name for name in execution.trip_names if not (aftermath and name.startswith("tree:"))),
-        tallies=() if aftermath else _tallies(execution, counts=not is_retry),
+        tallies=() if aftermath else _tallies(execution, counts=not again),
         max_paid=max_paid,
         max_lost=policy.max_redeliveries,
         breaker=policy.breaker,
         retry=policy.retry_budget,
-        is_retry=is_retry,
+        is_retry=after_paid,
         warn_only=tuple(watched),
     )
 

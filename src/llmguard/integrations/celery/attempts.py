@@ -24,6 +24,9 @@ AFTERMATH: Final = "x-llmguard-aftermath"
 RETRIES: Final = "x-llmguard-max-retries"
 """Header of a retry whose `retry(max_retries=…)` allowed another number than the task does."""
 
+PAID: Final = "x-llmguard-paid"
+"""Header of a retry: the run before it has cost money."""
+
 COPY: Final = "x-llmguard-copy"
 """Header of a message that was put off; its value is the number of retries that the message had."""
 
@@ -80,7 +83,8 @@ class Attempt:
             self.execution,
             RUN_LEASE_MS,
             max_paid=self.max_paid,
-            is_retry=bool(self.request.retries),
+            again=bool(self.request.retries),
+            after_paid=self._header(PAID) is not None,
             duplicates=self._duplicates() if first else (),
             aftermath=self.aftermath,
         )
@@ -146,13 +150,9 @@ class Attempt:
     # ------------------------------------------------------------------ a retry
 
     def may_retry(self) -> None:
-        """The body asks to be run again. Raises TaskAborted where it has cost too much already."""
+        """The body asks to be run again. Raises TaskAborted where it has been stopped."""
         if self.execution.trip is not None:
             raise self.aborted("it has been stopped and is not retried")
-        attempts, limit = self.execution.attempts + self.execution.paid, self.max_paid
-        broke = self.execution.paid and attempts >= limit
-        if broke and self.broke("max_paid_attempts", limit=limit, seen=attempts, unit="paid attempts"):
-            raise self.aborted("it has been paid for too often and is not retried")
 
     def publishes(self, headers: dict[str, Any]) -> None:
         """The message of a further run is about to be published. Raises TaskAborted where it must not be.
@@ -160,13 +160,29 @@ class Attempt:
         The run leaves before it: the next one may begin at once, and is no duplicate.
         """
         self.may_retry()
+        self._may_cost_more()
         self.published += 1
         if self.published > 1 and self.broke("double_retry", limit=1, seen=self.published, unit="retries"):
             raise self.aborted("it has been retried already")
-        if self.allowed is not None:
-            headers[RETRIES] = self.allowed
+        self._mark(headers)
         if self.execution.entered and not self._left and not self._leave(succeeded=False, done=False, wait=True):
             raise self.aborted("it has ended elsewhere and is not retried")
+
+    def _may_cost_more(self) -> None:
+        """Raise TaskAborted where this run was the last that could be paid for."""
+        attempts, limit = self.execution.attempts + self.execution.paid, self.max_paid
+        broke = self.execution.paid and attempts >= limit
+        if broke and self.broke("max_paid_attempts", limit=limit, seen=attempts, unit="paid attempts"):
+            raise self.aborted("it has been paid for too often and is not retried")
+
+    def _mark(self, headers: dict[str, Any]) -> None:
+        """Say in the message of the next run what that one has to know of this one."""
+        if self.allowed is not None:
+            headers[RETRIES] = self.allowed
+        if self.execution.paid:
+            headers[PAID] = 1
+        else:
+            headers.pop(PAID, None)
 
     # ------------------------------------------------------------------ the end
 
