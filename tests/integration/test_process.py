@@ -23,6 +23,7 @@ from llmguard.core.decision import Admit, Refuse
 from llmguard.guard import Guard
 from llmguard.runtime.context import context, current
 from llmguard.stores.redis.levels import read_levels
+from tests.support import postgres
 from tests.support.process_calls import TOTAL, Process, config, cost
 from tests.support.valkey import ValkeyServer
 
@@ -40,6 +41,27 @@ def valkey(running: ValkeyServer) -> ValkeyServer:
     with running.client() as client:
         client.flushall()
     return running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, valkey: ValkeyServer) -> Iterator[dict[str, Any]]:
+    """A configuration with either kind of ledger, ready for use."""
+    plain = config(tmp_path, valkey.tcp_url)
+    if request.param == "sqlite":
+        yield plain
+        return
+    with postgres.running() as url:
+        made = plain | {"ledger": url, "secrets": secrets()}
+        ledger = Guard(made).ledger()
+        ledger.migrate()
+        ledger.close()
+        yield made
+
+
+def secrets() -> dict[str, Any]:
+    """Fresh ones, which a ledger on a server wants to be told."""
+    pepper, signing, cache = (os.urandom(32).hex() for _ in range(3))
+    return {"pepper": pepper, "signing": [signing], "cache": [cache]}
 
 
 @contextmanager
@@ -175,20 +197,21 @@ def test_a_store_in_memory_knows_what_was_spent_before(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- processes
 
 
-def test_children_forked_in_mid_use_share_nothing_with_their_parent(tmp_path: Path, valkey: ValkeyServer) -> None:
-    told = told_by("prefork", config(tmp_path, valkey.tcp_url))
+def test_children_forked_in_mid_use_share_nothing_with_their_parent(
+    tmp_path: Path, valkey: ValkeyServer, settings: dict[str, Any]
+) -> None:
+    told = told_by("prefork", settings)
     assert told["statuses"] == [0, 0, 0]
-    spent = Process(Guard(config(tmp_path))).spent()
-    assert spent == {"parent": told["parent"] * cost(20), "child": 150 * cost(20)}
+    assert Process(Guard(settings)).spent() == {"parent": told["parent"] * cost(20), "child": 150 * cost(20)}
     assert level(valkey, "child") == (150 * cost(20), 0, 0, 0)
     assert level(valkey, "parent") == (told["parent"] * cost(20), 0, 0, 0)
     assert list((tmp_path / "spool").iterdir()) == []
 
 
-def test_greenlets_call_as_threads_do(tmp_path: Path, valkey: ValkeyServer) -> None:
-    told = told_by("gevent", config(tmp_path, valkey.tcp_url))
+def test_greenlets_call_as_threads_do(valkey: ValkeyServer, settings: dict[str, Any]) -> None:
+    told = told_by("gevent", settings)
     assert told == {"admitted": 100, "threads": ["llmguard-ledger", "llmguard-shipper", "llmguard-store"]}
-    assert Process(Guard(config(tmp_path))).spent() == {"green": 100 * cost(20)}
+    assert Process(Guard(settings)).spent() == {"green": 100 * cost(20)}
     assert level(valkey, "green") == (100 * cost(20), 0, 0, 0)
 
 
@@ -259,9 +282,8 @@ def test_a_process_that_starts_while_its_store_is_silent_decides(tmp_path: Path,
 
 @pytest.mark.parametrize("store", ["memory://", "valkey"])
 def test_a_process_that_starts_without_its_ledger_decides(tmp_path: Path, valkey: ValkeyServer, store: str) -> None:
-    secret = {"pepper": "p" + os.urandom(32).hex(), "signing": [os.urandom(32).hex()], "cache": [os.urandom(32).hex()]}
     url = valkey.tcp_url if store == "valkey" else store
-    away = {"ledger": "postgresql://nobody@127.0.0.1:9/none", "secrets": secret}
+    away = {"ledger": "postgresql://nobody@127.0.0.1:9/none", "secrets": secrets()}
     with guarded(config(tmp_path, url) | away) as world:
         taken, _ = timed(world)
         assert taken < 3.0

@@ -247,7 +247,10 @@ def test_a_body_that_makes_no_calls_hears_that_it_was_stopped_from_elsewhere(
     service.runs.clear()
 
 
-def test_what_is_told_reaches_the_store_within_a_moment(world: Process) -> None:
+def test_what_is_told_is_flushed_without_waiting_for_the_next_round(
+    world: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "RETRY", 600.0)
     flushed = threading.Event()
 
     class Slow(Recorder):
@@ -261,12 +264,8 @@ def test_what_is_told_reaches_the_store_within_a_moment(world: Process) -> None:
     world.call(ME)
     link = service.link = Slow(Done(0, True))
     link.hurry = service._hurry
-    until(lambda: service.not_ready() == [])
-    flushed.clear()
-    start = time.monotonic()
     service.tell([Renew("me", 1, ())])
     assert flushed.wait(10)
-    assert time.monotonic() - start < 0.5
 
 
 @pytest.mark.usefixtures("quick")
