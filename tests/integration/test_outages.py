@@ -273,6 +273,7 @@ DOWN: dict[str, tuple[str, Body, Callable[[Any], Any]]] = {
 @pytest.mark.parametrize("family", DOWN)
 def test_a_provider_that_is_down_costs_nothing(world: World, family: str) -> None:
     path, body, code = DOWN[family]
+    world.check_all_settled(CAUGHT_UP)
     before = len(entries(world.served))
     reply = world.post(body, path=path)
     assert (reply.status_code, code(reply.json())) == (502, "upstream_unreachable")

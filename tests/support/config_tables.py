@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from llmguard.config import Config
 from llmguard.config.rules import Alias, Budget, Limit, ModelTarget, PriceOverride
-from llmguard.config.sections import Provider, SecretKeys, Section, Server, SpoolFiles, Streams, TimeLimits
+from llmguard.config.sections import Provider, SecretKeys, Section, Server, SpoolFiles, StoreDown, Streams, TimeLimits
 from llmguard.config.watch import Alert, Runaway
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -30,6 +30,7 @@ SECTIONS: dict[str, type[Section]] = {
     "prices.PATTERN": PriceOverride,
     "budgets[]": Budget,
     "limits[]": Limit,
+    "store_down": StoreDown,
     "alerts[]": Alert,
     "runaway": Runaway,
     "streams": Streams,

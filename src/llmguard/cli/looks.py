@@ -17,6 +17,8 @@ from llmguard.cli.common import MEMORY
 from llmguard.cli.spools import nearest, unwritable
 from llmguard.config import Provider
 from llmguard.config.secrets import ledger_file
+from llmguard.core.money import usd_string
+from llmguard.core.money import usd_string
 from llmguard.errors import ConfigError, LLMGuardError
 from llmguard.guard import Guard
 from llmguard.ledger import migrate, rollups
@@ -120,12 +122,34 @@ def store(guard: Guard) -> Iterator[Finding]:
         yield Finding("store", "failed", _line(error), "start Redis or Valkey, or correct `store:`")
         return
     yield Finding("store", "ok", "reachable, and keeps what it is given")
+    alone, workers = guard.config.store_down.budget, guard.config.server.workers
+    worst = f"${usd_string(alone)} in each process, ${usd_string(alone * workers)} in the {workers} of this gateway"
+    yield Finding("store away", "ok", f"without it, rules that say `local` let through {worst}, in one outage")
     apart = abs(server_ms / 1000 - time.time())
     if apart > _SKEW_SECONDS:
         detail = f"this machine's and the store's are {apart:.1f} s apart"
         yield Finding("clock", "warning", detail, "let both follow NTP; budget windows follow the store's")
     else:
         yield Finding("clock", "ok", f"this machine's and the store's are {apart:.2f} s apart")
+
+
+def store_down(guard: Guard) -> Iterator[Finding]:
+    """What all processes together may spend while the quota store is away."""
+    config = guard.config
+    if config.store == MEMORY:
+        return
+    unlimited = [rule.name for rule in config.budget_rules if rule.when_store_down == "allow"]
+    unlimited += [rule.name for rule in config.limit_rules if rule.when_store_down == "allow"]
+    if unlimited:
+        detail = f"while the store is away, calls that no rule but {', '.join(unlimited)} counts may cost anything"
+        yield Finding("store_down", "warning", detail, "write when_store_down: local, or deny")
+    terms, served = config.store_down.terms, config.server.workers
+    each, fleet = usd_string(terms.money_nano), usd_string(terms.money_nano * served)
+    detail = (
+        f"while the store is away each process may spend ${each}: ${fleet} for the {served} of `llmguard serve` on "
+        f"this configuration, and ${each} for each worker process and program that calls from within"
+    )
+    yield Finding("store_down", "ok", detail)
 
 
 def prices(guard: Guard) -> Iterator[Finding]:
@@ -184,6 +208,7 @@ LOOKS: Final[tuple[Callable[[Guard], Iterator[Finding]], ...]] = (
     secrets,
     spool,
     store,
+    store_down,
     prices,
     providers,
     alerts,

@@ -58,6 +58,19 @@ def test_a_schema_that_is_behind(cli: Cli) -> None:
     )
 
 
+def test_what_the_fleet_may_spend_without_its_store(cli: Cli) -> None:
+    budget = "{name: team, scope: {team: '*'}, limit: $5, window: day, when_store_down: allow}"
+    cli.configure(f"{SANDBOX}\nstore: redis://127.0.0.1:1/0\nserver: {{workers: 4}}\nbudgets: [{budget}]\n")
+    result = cli.run("doctor", "--json")
+    said = [(one["state"], one["detail"]) for one in json.loads(result.stdout) if one["subject"] == "store_down"]
+    fleet = (
+        "while the store is away each process may spend $0.5: $2 for the 4 of `llmguard serve` on this "
+        "configuration, and $0.5 for each worker process and program that calls from within"
+    )
+    warned = "while the store is away, calls that no rule but team counts may cost anything"
+    assert said == [("warning", warned), ("ok", fleet)]
+
+
 def test_rollups_that_differ(cli: Cli) -> None:
     cli.configure(SANDBOX)
     cli.ledger()
