@@ -18,7 +18,6 @@ from llmguard.cli.spools import nearest, unwritable
 from llmguard.config import Provider
 from llmguard.config.secrets import ledger_file
 from llmguard.core.money import usd_string
-from llmguard.core.money import usd_string
 from llmguard.errors import ConfigError, LLMGuardError
 from llmguard.guard import Guard
 from llmguard.ledger import migrate, rollups
@@ -122,9 +121,6 @@ def store(guard: Guard) -> Iterator[Finding]:
         yield Finding("store", "failed", _line(error), "start Redis or Valkey, or correct `store:`")
         return
     yield Finding("store", "ok", "reachable, and keeps what it is given")
-    alone, workers = guard.config.store_down.budget, guard.config.server.workers
-    worst = f"${usd_string(alone)} in each process, ${usd_string(alone * workers)} in the {workers} of this gateway"
-    yield Finding("store away", "ok", f"without it, rules that say `local` let through {worst}, in one outage")
     apart = abs(server_ms / 1000 - time.time())
     if apart > _SKEW_SECONDS:
         detail = f"this machine's and the store's are {apart:.1f} s apart"
