@@ -210,9 +210,9 @@ class ProcessService(Upkeep[BlockingLink]):
         def left() -> float:
             return max(end - time.monotonic(), 0.1)
 
-        self._store_thread.stop(left())
-        self.link.close()
+        self._store_thread.stop(left(), last=self.flush)
         self._ledger_thread.stop(left(), last=self.write_counts)
+        self.link.close()
         self.notices.stop(left())
         self.say_what_is_left(self.shipper.stop(timeout=left()))
         self.spool.close(self.shipper.shipped)
