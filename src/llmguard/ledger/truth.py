@@ -87,11 +87,13 @@ class Snapshot:
         *,
         where: Mapping[str, str] | None = None,
         by: Sequence[str] = (),
+        at_least: int = 0,
     ) -> dict[tuple[str, ...], int]:
         """What calls admitted in ``[start_ms, end_ms)`` were charged, per value of the dimensions in ``by``.
 
         ``unit`` `usd` is nano-USD, `tokens` input + output, `calls` distinct calls. ``end_ms`` 0 is no end, as in a
         window `total`. ``where`` maps dimensions (those of :data:`llmguard.core.rules.DIMENSIONS`) to one value.
+        Sums below ``at_least`` are left out.
         Reads rollups when the window lies on quarter hours and no dimension needs the entries (`end_user`, `task`,
         `tree`).
         """
@@ -105,6 +107,8 @@ class Snapshot:
         for name, value in where.items():
             query = query.where(source.dimensions[name] == value)
         query = query.group_by(*(sa.literal_column(str(at)) for at in range(1, len(by) + 1)))
+        if at_least:
+            query = query.having(sa.func.sum(_amount(unit, source.columns)) >= at_least)
         return {tuple(row[:-1]): int(row[-1]) for row in self._connection.execute(query) if row[-1] is not None}
 
     def empty(self) -> bool:

@@ -7,17 +7,26 @@ from contextlib import suppress
 from pathlib import Path
 
 from llmguard.core.buckets import Bucket, budget_bucket
-from llmguard.core.call import ObjectRef
+from llmguard.core.call import UNATTRIBUTED, ObjectRef
 from llmguard.core.leases import HORIZON_MS
-from llmguard.core.moves import Charge, Counted, Release, Settle, Truth
+from llmguard.core.moves import NO_LIMIT, Charge, Counted, Release, Settle, Truth
 from llmguard.core.records import BucketCharge, SettleRecord
 from llmguard.core.rules import ANY, BudgetRule
+from llmguard.core.runaway import KEEP_TRIPS_MS
+from llmguard.core.runs import KEEP_RUNS_MS
 from llmguard.core.windows import window_bounds
 from llmguard.ledger import Ledger, Snapshot
 from llmguard.ledger.refusals import Refusal
 from llmguard.runtime.ids import now_ms
 
 _LOOK_BACK_MS = 25 * 60_000
+_NOTABLE_NANO = 50_000_000
+"""Work that has cost less than $0.05 may be forgotten by a store that is loaded anew."""
+
+_OF_WORK = tuple(
+    BudgetRule(name, {name: ANY}, NO_LIMIT, "usd", "total", keep_ms=KEEP_TRIPS_MS) for name in ("task", "tree")
+)
+"""The buckets of budgets that tasks and their trees have (see :mod:`llmguard.stages.runaway`)."""
 
 
 class LedgerBooks:
@@ -60,16 +69,23 @@ class LedgerBooks:
         self._adopted.extend(Release(rid) for rid in rids)
 
     def truth(self) -> Truth:
-        """Sums of all current windows, and the calls counted in them that the store might be told of again."""
+        """Sums of all current windows and of all dear work of late, and the calls counted in them that the store might
+        be told of again."""
         now = now_ms()
         with self._ledger.snapshot() as view:
             buckets = [pair for rule in self._rules() for pair in _sums(view, rule, now)]
+            buckets += [pair for rule in _OF_WORK for pair in _work(view, rule, now)]
             sums = {bucket.name: Charge(bucket.name, amount, bucket.end) for bucket, amount in buckets}
             counted = [
                 Counted(call.rid, call.rev, _charges(call.charges)) for call in view.settled_since(now - HORIZON_MS)
             ]
             untouched = view.empty()
         return Truth(list(sums.values()), counted, untouched)
+
+    def windows(self) -> Truth:
+        """Sums of all current windows."""
+        sums = [Charge(bucket.name, amount, bucket.end) for bucket, amount in self.standing()]
+        return Truth(sums, ())
 
     def standing(self) -> list[tuple[Bucket, int]]:
         """Every bucket of every budget in its current window, and what it has been charged."""
@@ -115,6 +131,14 @@ def _sums(view: Snapshot, rule: BudgetRule, now: int) -> Iterator[tuple[Bucket, 
         sums.setdefault((), 0)
     for values, amount in sums.items():
         yield budget_bucket(rule, fixed | dict(zip(free, values, strict=True)), now), amount
+
+
+def _work(view: Snapshot, rule: BudgetRule, now: int) -> Iterator[tuple[Bucket, int]]:
+    """What each task, or each tree, of the last day has cost."""
+    (dimension,) = rule.scope
+    for (value,), amount in view.sums(rule.unit, now - KEEP_RUNS_MS, 0, by=[dimension], at_least=_NOTABLE_NANO).items():
+        if value != UNATTRIBUTED:
+            yield budget_bucket(rule, {dimension: value}, now), amount
 
 
 def _settle(record: SettleRecord) -> Settle:

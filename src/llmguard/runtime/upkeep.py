@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from llmguard.core.exchange import Exchange
-from llmguard.core.moves import Again, Assert, Done, Move, Renew, Trip, Truth
+from llmguard.core.moves import Again, Assert, Done, Move, Renew, Trip
 from llmguard.core.notes import DriftNote
 from llmguard.core.runaway import Execution
 from llmguard.core.runs import Peek, Seen
@@ -122,8 +122,8 @@ class Upkeep(Generic[L]):
 
     def _begin_new_buckets(self) -> Work:
         """A rule that is new begins in mid-window: its buckets start from what the ledger has, not from nothing."""
-        truth = yield self._wait(self._books.truth)
-        for piece in pieces(Truth(truth.sums, ()), 0):
+        truth = yield self._wait(self._books.windows)
+        for piece in pieces(truth, 0):
             yield self.link.ask(piece)
 
     # ------------------------------------------------------------------ rounds

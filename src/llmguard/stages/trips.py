@@ -29,12 +29,15 @@ def stop(x: Exchange, rule: Rule, seen: int, until: int | None = None) -> Steps[
 
 def is_first(note: TripNote, until: int) -> Steps[bool]:
     """Set a trip in the store. Whether this is the first word of it; without the store it is taken to be."""
+    move = Trip(note.name, until)
     try:
-        answer = yield Ask(Trip(note.name, until))
+        answer = yield Ask(move)
     except StoreUnavailable:
-        yield Tell(Trip(note.name, until))
-        return True
-    return answer.changed if isinstance(answer, Done) else True
+        answer = None
+    if isinstance(answer, Done):
+        return answer.changed
+    yield Tell(move)  # until the store can take it
+    return True
 
 
 def note_of(x: Exchange, rule: Rule, seen: int, kind: Literal["tripped", "warned"], advice: str = "") -> TripNote:

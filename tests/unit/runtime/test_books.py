@@ -99,6 +99,25 @@ def test_the_truth_has_the_sums_of_running_windows_and_the_calls_in_them(tmp_pat
     assert sorted(amount for _, amount in books.standing()) == sorted(sums.values())
 
 
+def test_a_store_that_is_loaded_hears_what_dear_work_of_the_last_day_has_cost(tmp_path: Path, ledger: Ledger) -> None:
+    ledger.make_ready()
+    books = LedgerBooks(ledger, tmp_path / "spool", (), own_budget)
+    rng, now = random.Random(7), now_ms()
+    work = [
+        entry(rng, created_at=now, task_id=f"t{number}", tree_id="root", cost_nano=30_000_000) for number in (1, 1, 2)
+    ]
+    late = entry(rng, created_at=now - 25 * 3_600_000, task_id="t3", tree_id="old", cost_nano=10**9)
+    plain = entry(rng, created_at=now, cost_nano=10**9)
+    ledger.post([settle(one) for one in (*work, late, plain)])
+    sums = {charge.name: charge for charge in books.truth().sums}
+    assert {name: charge.amount for name, charge in sums.items()} == {
+        "usd|total|0|task=t1": 60_000_000,
+        "usd|total|0|tree=root": 90_000_000,
+    }
+    assert all(now < charge.window_end <= now_ms() + 7 * 86_400_000 for charge in sums.values())
+    assert books.windows().sums == []
+
+
 def test_the_owner_of_an_object_is_its_team(tmp_path: Path, ledger: Ledger) -> None:
     ledger.make_ready()
     ledger.post([settle(entry(random.Random(6)), objects=(("file", "file-1"),))])
