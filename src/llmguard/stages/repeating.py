@@ -17,6 +17,9 @@ from llmguard.stages import trips
 
 _MOST_FEATURES: Final = 5_000
 
+_SAMPLED: Final = 8
+"""What is alike is looked for in every eighth call only, and counts eightfold: the longer fingerprint has its price."""
+
 Often = tuple[int, int]
 """So many calls in so many milliseconds."""
 
@@ -32,6 +35,7 @@ class Features:
         self._similar = Repeats(similar[1])
         self._told = Repeats(identical[1])
         self._paces: dict[str, Pace] = {}
+        self._calls = 0
 
     def watch(self, x: Exchange, *, enforced: bool) -> Steps[Refuse | None]:
         """Count a call. Identical prompts stop the feature for the length of their window where that is
@@ -42,14 +46,16 @@ class Features:
             old = x.watch or Watch()
             x.watch = Watch((*old.trips, name), old.tallies, old.counted, old.budgets, old.paid)
         same = self._identical.count((name, repeats.exact(body)), x.now)
-        alike = self._similar.count((name, repeats.similar(body)), x.now)
         if same > self._most_identical:
             rule = Rule("runaway.identical_prompts", "feature", name, self._most_identical)
             if enforced:
                 return (yield from trips.stop(x, rule, same, until=x.now + self._window_ms))
             yield from self._warn(x, rule, same)
-        elif alike > self._most_similar:
-            yield from self._warn(x, Rule("runaway.similar_prompts", "feature", name, self._most_similar), alike)
+        self._calls += 1
+        if self._calls % _SAMPLED == 0:
+            alike = _SAMPLED * self._similar.count((name, repeats.similar(body)), x.now)
+            if alike > self._most_similar:
+                yield from self._warn(x, Rule("runaway.similar_prompts", "feature", name, self._most_similar), alike)
         if self._velocity:
             yield from self._hurry(x, name)
         return None
