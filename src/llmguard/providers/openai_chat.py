@@ -7,6 +7,7 @@ unchanged. ``models`` and ``preset`` are refused: they let a router serve a mode
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 from llmguard.core.call import Call, Edits, Request
@@ -30,6 +31,7 @@ from llmguard.providers.openai_chat_reader import ChatReader
 from llmguard.providers.openai_common import (
     FAMILY,
     MAX_CHOICES,
+    MAX_MODEL_NAME,
     MAX_OUTPUT,
     always_searches,
     end_user,
@@ -58,6 +60,8 @@ _UNCOMMON = frozenset(
         "web_search_options",
     )
 )
+_OWN = frozenset(("messages", "user", "safety_identifier"))
+_MOST_SETTINGS = 1_024
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _UNLIMITED = -1  # llama.cpp and LM Studio
 _LOCAL_TOOLS = (None, "function", "custom")
@@ -71,16 +75,43 @@ TOKENS_PER_TOOL_CALL = 8
 REPLY_PRIMING = 3
 
 
+Settings = tuple[Any, ...]
+
+
 class OpenAIChat:
     """The dialect of ``/v1/chat/completions`` and ``/v1/completions``."""
 
     name = "openai_chat"
     family = FAMILY
 
+    def __init__(self) -> None:
+        self._understood: dict[Settings, Call] = {}
+
     def parse(self, request: Request, endpoint: str, model: str | None) -> Call:
-        """Understand a request. Raises :class:`BadCall` where a field that counts has the wrong form."""
+        """Understand a request. Raises :class:`BadCall` where a field that counts has the wrong form.
+
+        Of calls that hold nothing but text, those with the same settings are understood alike: only the text's length
+        and the user are their own.
+        """
         body = request.body
         doc = decode(body)
+        settings = _settings(doc, endpoint, model) if _is_text(doc) else None
+        alike = self._understood.get(settings) if settings is not None else None
+        if alike is None:
+            call = self._understand(request, doc, endpoint, model)
+            if settings is not None:
+                if len(self._understood) >= _MOST_SETTINGS:
+                    self._understood.clear()
+                self._understood[settings] = copy(call)
+            return call
+        call = copy(alike)
+        call.method, call.path, call.query, call.headers = request.method, request.path, request.query, request.headers
+        call.body, call.doc, call.prompt_bytes = body, doc, len(body)
+        call.end_user = end_user(doc)
+        call.memo, call.metadata = {}, {}
+        return call
+
+    def _understand(self, request: Request, doc: dict[str, Any], endpoint: str, model: str | None) -> Call:
         name = model_name(doc, model)
         content = Content(name)
         content.searches_web = always_searches(name)
@@ -103,7 +134,7 @@ class OpenAIChat:
             request.path,
             request.query,
             request.headers,
-            body,
+            request.body,
             name,
             doc,
             stream,
@@ -111,7 +142,7 @@ class OpenAIChat:
             choices,
             wants_usage_chunk=not stream or bool(usage_chunk),
             end_user=end_user(doc),
-            prompt_bytes=len(body) - content.inline,
+            prompt_bytes=len(request.body) - content.inline,
             extra_input_tokens=content.tokens,
             server_context=content.unseen,
             writes_cache=True,
@@ -171,6 +202,35 @@ class OpenAIChat:
     def refusal(self, refuse: Refuse, request_id: str) -> bytes:
         """The body of an error reply."""
         return refusal(refuse, request_id)
+
+
+def _is_text(doc: dict[str, Any]) -> bool:
+    """Whether the prompt is messages of plain text."""
+    messages = doc.get("messages")
+    if type(messages) is not list or "prompt" in doc:
+        return False
+    for message in messages:
+        if type(message) is not dict or type(message.get("content")) is not str or "audio" in message:
+            return False
+    return True
+
+
+def _settings(doc: dict[str, Any], endpoint: str, model: str | None) -> Settings | None:
+    """All members but the text and the user, each with its type, because to Python 1 is True; None where some are not
+    plain values."""
+    settings: list[Any] = [endpoint, model]
+    for name, value in doc.items():
+        kind = type(value)
+        if name in _OWN:
+            continue
+        if name == "stream_options":
+            value = repr(value)
+        elif kind is dict or kind is list:
+            return None
+        if type(value) is str and len(value) > MAX_MODEL_NAME:
+            return None
+        settings += (name, kind, value)
+    return tuple(settings)
 
 
 def _refuse_rerouting(doc: dict[str, Any]) -> None:
