@@ -17,10 +17,11 @@ from redis import Redis
 
 from llmguard.core.balances import KEEP_MS
 from llmguard.core.breakers import Breaker
-from llmguard.core.executions import Runs
+from llmguard.core.executions import REMEMBERED, Runs
 from llmguard.core.leases import Lease, Status
 from llmguard.core.limits import Book
 from llmguard.core.moves import ROLLING_PARTS, Admitted, Again, Charge, Hold, Level, Release, Reserve, Settle, Truth
+from llmguard.core.runs import BreakerTerms, Enter, Leave, Paid, Peek
 from llmguard.stores.memory import MemoryStore
 from llmguard.stores.redis import AsyncRedisStore, RedisStore
 from tests.support.traffic import YEAR_2100, Traffic
@@ -233,6 +234,48 @@ def test_random_moves_get_the_same_answers_and_leave_the_same_state(server: Valk
 
 def test_the_oldest_supported_redis_does_the_same(redis_server: ValkeyServer) -> None:
     _compare(redis_server, 100, 300)
+
+
+def test_more_lost_runs_than_are_kept_one_by_one_are_counted_alike(server: ValkeyServer) -> None:
+    pair = Pair(server, "lost", YEAR_2100)
+    try:
+        pair.load()
+        for number in range(REMEMBERED + 4):
+            pair.apply([Enter("task:a", f"r{number}", "name:x", 1_000), Paid("task:a", f"r{number}")])
+            pair.now += 1_000
+        pair.compare()
+        (seen,) = pair.apply([Peek(("task:a", "name:x"))])
+        assert (seen.standings[0].lost, seen.standings[0].paid) == (REMEMBERED + 4, REMEMBERED + 4)
+        pair.apply(
+            [Leave("task:a", "r0", "name:x", False, True, False), Leave("task:a", "r9", "name:x", True, True, True)]
+        )
+        pair.compare()
+    finally:
+        pair.close()
+
+
+def test_a_breaker_opens_and_its_canaries_decide_alike(server: ValkeyServer) -> None:
+    pair = Pair(server, "breaker", YEAR_2100)
+    verdicts = []
+    try:
+        pair.load()
+        for step, succeeded in enumerate((False, False, False, False, False, False, True, True)):
+            enter = Enter(f"task:{step}", "r", "name:x", 60_000, breaker=BreakerTerms(3, 500_000, 90_000))
+            (entered,) = pair.apply([enter])
+            verdicts.append((entered.verdict, entered.opened))
+            if entered.verdict == "go":
+                pair.apply([Leave(f"task:{step}", "r", "name:x", succeeded, True, succeeded)])
+            pair.compare()
+            pair.now += 90_000 if entered.opened or step == 4 else 5_000
+        opened = [("go", False)] * 3 + [("breaker", True), ("go", False), ("go", False)]
+        assert verdicts == [*opened, ("breaker", False), ("breaker", False)]
+        pair.now += 90_000
+        last = Enter("task:9", "r", "name:x", 60_000, breaker=BreakerTerms(3, 500_000, 90_000))
+        assert pair.apply([last, Leave("task:9", "r", "name:x", True, True, True)])[0].verdict == "go"
+        assert pair.apply([Peek(("name:x",))])[0].standings[0].open_until is None
+        pair.compare()
+    finally:
+        pair.close()
 
 
 def test_amounts_beyond_nine_million_dollars_are_exact(server: ValkeyServer) -> None:

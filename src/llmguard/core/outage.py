@@ -1,8 +1,8 @@
 """What a process may do on its own while the quota store is away.
 
-An outage begins with the first call that the store does not answer, and ends with the first answer. Each process has
-one small allowance of money and calls for all of it; what is spent meanwhile is on record as ever, and the store hears
-of it by rid when it is back.
+An outage begins with the first call that the store does not answer, and ends when it has answered for half a minute.
+Each process has one small allowance of money and calls for all of it; what is spent meanwhile is on record as ever, and
+the store hears of it by rid when it is back.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Why = Literal["money", "calls", "background"]
 _STRICTEST: Final[tuple[WhenStoreDown, ...]] = ("deny", "local", "allow")
 _ON_DISK = struct.Struct("<4q")
 _BELIEF_MS = 500
+_STEADY_MS = 30_000
 
 
 def strictest(policies: Iterable[WhenStoreDown]) -> WhenStoreDown:
@@ -81,9 +82,11 @@ class Allowance:
         self.terms = terms or OutageTerms()
         self.outage = Outage()
         self._silent_until = 0
+        self._failed_at = 0
 
     def take(self, nano: int, now: int, *, background: bool) -> Why | None:
         """Let a call that is estimated at ``nano`` go without the store, or say why not."""
+        self._failed_at = now
         return self.outage.take(self.terms, nano, now, background=background)
 
     def failed(self, now: int) -> None:
@@ -94,7 +97,11 @@ class Allowance:
         """Whether the store did not answer a moment ago, so that asking would only cost time."""
         return now < self._silent_until
 
-    def answered(self) -> None:
+    def answered(self, now: int) -> None:
         """The store is there."""
-        if self.outage.since:
+        if self.outage.since and self.is_steady(now):
             self.outage = Outage()
+
+    def is_steady(self, now: int) -> bool:
+        """Whether the last failure is so long ago that a store which comes and goes is not taken to be back."""
+        return now - self._failed_at >= _STEADY_MS

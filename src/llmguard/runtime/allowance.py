@@ -51,9 +51,9 @@ class KeptAllowance(Allowance):
             self._write()
             return why
 
-    def answered(self) -> None:
+    def answered(self, now: int) -> None:
         """The store is there: the outage is over, also for processes that died in it."""
-        if self._well:
+        if self._well or not self.is_steady(now):
             return
         with self._lock:
             self._well = True

@@ -183,7 +183,7 @@ class Quota:
         )
 
     def _admitted(self, x: Exchange, plan: Plan, guess: Estimate, answer: Admitted) -> None:
-        self._allowance.answered()
+        self._allowance.answered(x.now)
         if answer.seq > self._seq:
             self._seq = answer.seq
         skew = answer.now - x.now

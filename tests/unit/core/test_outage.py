@@ -57,8 +57,10 @@ def test_the_next_outage_has_an_allowance_of_its_own() -> None:
     allowance = Allowance(TERMS)
     assert allowance.take(1_000, NOW, background=False) is None
     assert allowance.take(1, NOW, background=False) == "money"
-    allowance.answered()
-    assert allowance.take(1_000, NOW + 1, background=False) is None
+    allowance.answered(NOW + 29_999)
+    assert allowance.take(1, NOW, background=False) == "money"
+    allowance.answered(NOW + 30_000)
+    assert allowance.take(1_000, NOW + 30_000, background=False) is None
 
 
 def test_a_silent_store_is_not_asked_again_for_half_a_second() -> None:

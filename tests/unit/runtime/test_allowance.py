@@ -11,6 +11,7 @@ from llmguard.core.outage import OutageTerms
 from llmguard.runtime.allowance import KeptAllowance
 
 NOW = 1_800_000_000_000
+LATER = NOW + 60_000
 TERMS = OutageTerms(money_nano=1_000, calls=100)
 
 
@@ -40,9 +41,9 @@ def test_it_is_whole_again_when_the_store_was_back_also_for_those_that_died(tmp_
     take(dead, 1_000)
     dead.close()
     fresh = KeptAllowance(tmp_path, TERMS)
-    fresh.answered()
+    fresh.answered(LATER)
     assert take(fresh, 1_000) is None
-    fresh.answered()
+    fresh.answered(LATER)
     assert take(fresh, 1_000) is None
     fresh.close()
 
@@ -50,7 +51,7 @@ def test_it_is_whole_again_when_the_store_was_back_also_for_those_that_died(tmp_
 def test_a_running_process_keeps_its_own_when_another_hears_from_the_store(tmp_path: Path) -> None:
     cut_off = KeptAllowance(tmp_path, TERMS)
     take(cut_off, 1_000)
-    KeptAllowance(tmp_path, TERMS).answered()
+    KeptAllowance(tmp_path, TERMS).answered(LATER)
     assert take(cut_off, 1) == "money"
     cut_off.close()
 

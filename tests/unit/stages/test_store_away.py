@@ -100,10 +100,12 @@ def test_the_allowance_is_whole_again_after_the_store_was_back() -> None:
     calls = away(calls=1)
     assert [calls.call(caller()) for _ in range(2)] == ["ok", "quota_unavailable"]
     calls.comes_back()
-    calls.now += 500
-    assert calls.call(caller()) == "ok"
-    calls.store_away = True
-    assert [calls.call(caller()) for _ in range(2)] == ["ok", "quota_unavailable"]
+    for wait, again in ((500, "quota_unavailable"), (30_000, "ok")):
+        calls.now += wait
+        assert calls.call(caller()) == "ok"
+        calls.store_away = True
+        assert calls.call(caller()) == again
+        calls.store_away = False
 
 
 def test_tasks_wait_after_a_quarter_of_an_hour() -> None:
