@@ -57,12 +57,15 @@ class Rounds(Generic[W]):
                 self._wake.clear()
                 self._hasten()
             else:
+                if work == self._hurried:
+                    self._hurried = None  # before it is done, since what comes meanwhile may be too late for it
                 self._due[work] = time.monotonic() + self._works[work]
                 self._do(work)
         if self._last is not None:
             self._do(self._last)
 
     def _hasten(self) -> None:
-        work, self._hurried = self._hurried, None
+        """Once for all who hurry it: waking a thread costs more than what most of them do."""
+        work = self._hurried
         if work is not None:
             self._due[work] = min(self._due[work], time.monotonic() + SOON)
