@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmguard.core.call import Call, Request
@@ -39,13 +39,14 @@ def is_signed(request: Any) -> bool:
     return bool(request.headers.get("authorization", "").lower().startswith(_SIGNED))
 
 
-def find_route(routes: RouteTable, places: Sequence[Place], request: Any) -> Route | None:
+def find_route(routes: RouteTable, places: Sequence[Place], request: Any, headers: Mapping[str, str]) -> Route | None:
     """The route of a request to a provider, None where it can cost nothing: lists of models, reads of what lies there.
 
     The provider's key is the application's own, so whatever lies there is its own, too. Of several providers at one
     address the one is meant in whose family the request is written.
     """
-    found = [_route(routes, place, request) for place in places]
+    path, spoken = request.url.raw_path.partition(b"?")[0].decode("ascii"), spoken_family(headers)
+    found = [_route(routes, place, request.method, path, spoken) for place in places]
     own = [route for route, place in zip(found, places, strict=True) if route is not None and _is_own(route, place)]
     route = own[0] if own else found[0]
     if route is None or route.op is Op.MODELS or (route.op is Op.FORBIDDEN and request.method != "POST"):
@@ -53,21 +54,19 @@ def find_route(routes: RouteTable, places: Sequence[Place], request: Any) -> Rou
     return route
 
 
-def _route(routes: RouteTable, place: Place, request: Any) -> Route | None:
-    path = request.url.raw_path.partition(b"?")[0].decode("ascii")
+def _route(routes: RouteTable, place: Place, method: str, path: str, spoken: str | None) -> Route | None:
     rest = path[len(place.base) :] if path.startswith(place.base) else path
-    return routes.match(request.method, f"/{place.provider}{rest}", spoken_family(request.headers))
+    return routes.match(method, f"/{place.provider}{rest}", spoken)
 
 
 def _is_own(route: Route, place: Place) -> bool:
     return route.family == place.family and route.op not in (Op.PASSTHROUGH, Op.FORBIDDEN)
 
 
-def understand(request: Any, body: bytes, route: Route) -> tuple[Call, Dialect]:
+def understand(request: Any, headers: Mapping[str, str], body: bytes, route: Route) -> tuple[Call, Dialect]:
     """The call that a request makes. Raises :class:`llmguard.errors.BadCall`."""
     dialect = dialect_of(route)
     query = request.url.query.decode("ascii")
-    headers = dict(request.headers.items())
     asked = Request(request.method, route.path, query, headers, body)
     call = bind(dialect.parse(asked, route.endpoint, route.model), route)
     call.reads, call.deletes = (), None
@@ -79,19 +78,23 @@ def dialect_of(route: Route) -> Dialect:
     return registry.dialect(route.dialect, route.family)
 
 
-def outgoing(library: Library, request: Any, body: bytes, passage: Passage) -> Any:
-    """A copy of the request that carries ``body``, asks for a reply that is not compressed, and says nothing of us.
+def outgoing(library: Library, request: Any, call: Call, body: bytes, passage: Passage) -> Any:
+    """The request to send: it asks for a reply that is not compressed, since usage is read from the bytes that pass.
 
-    Usage is read from the bytes that pass, and what the application says to the guard is no provider's business.
+    A copy where the body was edited, or where headers speak to the guard, which is no provider's business.
     """
+    extensions = {**request.extensions, MARK: passage}
+    own = [name for name in call.headers if name.startswith(_OWN)]
+    if body is call.body and not own:
+        request.headers["accept-encoding"] = "identity"
+        request.extensions = extensions
+        return request
     headers = request.headers.copy()
-    for name in [name for name in headers if name.startswith(_OWN)]:
+    for name in own:
         del headers[name]
     headers["accept-encoding"] = "identity"
     if body:
         headers.pop("transfer-encoding", None)
         headers["content-length"] = str(len(body))
-    extensions = {**request.extensions, MARK: passage}
-    return library.module.Request(
-        request.method, request.url, headers=headers, content=body or None, extensions=extensions
-    )
+    module = library.module
+    return module.Request(request.method, request.url, headers=headers, content=body or None, extensions=extensions)

@@ -113,12 +113,13 @@ class Door:
     def _to_provider(
         self, library: Library, places: Sequence[Place], request: Any, caller: Caller, passage: asking.Passage
     ) -> Flow[Any]:
-        route = asking.find_route(self._routes, places, request)
+        headers = dict(request.headers.items())
+        route = asking.find_route(self._routes, places, request, headers)
         if route is None:
             return (yield Forward(request))
         body = yield Body(request)
         try:
-            call, dialect = asking.understand(request, body, route)
+            call, dialect = asking.understand(request, headers, body, route)
         except BadCall as bad:
             refuse = Refuse(bad.code, bad.status, bad.message, param=bad.param)
             return told(library, request, asking.dialect_of(route), refuse, uuid7())

@@ -41,7 +41,8 @@ class Guarded:
                 yield from hear(self._caller, refusal.message)
             return told(self._library, self._request, dialect, refusal, x.event_id)
         body = dialect.rewrite(call, x.edits) if x.edits else call.body
-        response = yield from self._forward(x, asking.outgoing(self._library, self._request, body, passage))
+        request = asking.outgoing(self._library, self._request, call, body, passage)
+        response = yield from self._forward(x, request)
         reader = x.answer(response.status_code, now_ms())
         describe(response.headers, x)
         try:
