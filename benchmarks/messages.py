@@ -43,7 +43,7 @@ class Reply:
 
 def request(host: str, authorization: str, *, stream: bool) -> bytes:
     """One complete call, head and body."""
-    body = _request_body(stream=stream)
+    body = request_body(stream=stream)
     lines = [
         f"POST {PATH} HTTP/1.1",
         f"Host: {host}",
@@ -107,7 +107,8 @@ def stream_reply() -> Reply:
     return Reply(tuple(writes), sum(map(len, events)))
 
 
-def _request_body(*, stream: bool) -> bytes:
+def request_body(*, stream: bool) -> bytes:
+    """The body of a call."""
     document: dict[str, object] = {
         "model": MODEL,
         "messages": [
