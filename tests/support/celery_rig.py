@@ -101,7 +101,7 @@ class Worker:
             "unacked_restore_interval": 0.5,
             "unacked_restore_throttle": 1,
         }
-        self._environment = {
+        self.environment = {
             **_CLEAN,
             **environment,
             "RIG_BROKER": broker,
@@ -124,7 +124,7 @@ class Worker:
         self._began = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=ROOT, env=self._environment, start_new_session=True
+                command, stdout=log, stderr=log, cwd=ROOT, env=self.environment, start_new_session=True
             )
 
     def wait_ready(self) -> None:
@@ -326,14 +326,13 @@ class Rig:
         path = self.home / "notes" / tag
         return Counter(path.read_text().splitlines()) if path.exists() else Counter()
 
-    def llmguard(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run an `llmguard` command with this rig's configuration."""
-        command = [sys.executable, "-m", "llmguard", *arguments, "--config", str(self.config)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, env=_CLEAN, cwd=self.home, check=False
-        )
-        assert not ok or done.returncode == 0, done.stderr
-        return done
+    def llmguard(self, *arguments: str, worker: Worker | None = None) -> Any:
+        """Run an `llmguard` command as the operator of ``worker``; returns what it prints with `--json`."""
+        command = [sys.executable, "-m", "llmguard", *arguments, "--json", "--config", str(self.config)]
+        environment = worker.environment if worker else _CLEAN
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
 
     def silent(self, seconds: float) -> dict[str, int]:
         """What was paid, by tag, while nothing should be."""

@@ -21,3 +21,14 @@ STORM, RETRY_BUDGET, RETRIES = 6, (0.5, 2), 5
 TASK_BUDGET, TASK_BUDGET_CALLS = "$0.075", 7
 TREE_BUDGET, TREE_BUDGET_CALLS = "$0.095", 9
 FEATURE_BUDGET, FEATURE_BUDGET_CALLS = "$0.095", 9
+
+BATCH = 2_000
+"""Calls of a healthy batch."""
+CHAIN = 26
+"""Steps of a healthy chain, one more than a tree may be deep."""
+SAMPLES = 20
+"""Answers to one prompt that are meant."""
+PARALLEL = 20
+"""Ordinary calls at once."""
+VAIN = 6
+"""Times that a task pays before it succeeds."""
