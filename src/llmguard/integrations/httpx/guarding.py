@@ -35,13 +35,11 @@ class Guarded:
 
     def way(self, call: Call, dialect: Dialect, passage: asking.Passage) -> Flow[Any]:
         """From the call to the response that the client gets."""
-        x, refusal = yield from self._admit(call, dialect)
-        if refusal is not None:
-            if refusal.should_retry is False:
-                yield from hear(self._caller, refusal.message)
-            return told(self._library, self._request, dialect, refusal, x.event_id)
-        body = dialect.rewrite(call, x.edits) if x.edits else call.body
-        request = asking.outgoing(self._library, self._request, call, body, passage)
+        x, request = yield from self._admit(call, dialect, passage)
+        if isinstance(request, Refuse):
+            if request.should_retry is False:
+                yield from hear(self._caller, request.message)
+            return told(self._library, self._request, dialect, request, x.event_id)
         response = yield from self._forward(x, request)
         reader = x.answer(response.status_code, now_ms())
         describe(response.headers, x)
@@ -56,8 +54,8 @@ class Guarded:
 
     # ------------------------------------------------------------------ before
 
-    def _admit(self, call: Call, dialect: Dialect) -> Flow[tuple[Exchange, Refuse | None]]:
-        """Ask the stages; again after a wait where that is of use."""
+    def _admit(self, call: Call, dialect: Dialect, passage: asking.Passage) -> Flow[tuple[Exchange, Refuse | Any]]:
+        """Ask the stages; again after a wait where that is of use. Comes back: why not, or the request to send."""
         inside = self._inside
         waited = inside.backoff.before(self._kind)
         if waited:
@@ -65,15 +63,15 @@ class Guarded:
         while True:
             x = Exchange(call, dialect, inside.stages, event_id=uuid7(), secret=None, now=now_ms())
             x.caller = self._caller
-            refusal = yield from self._ask(x)
-            pause = None if refusal is None else inside.backoff.refused(self._kind, refusal, waited)
+            answer = yield from self._ask(x, passage)
+            pause = inside.backoff.refused(self._kind, answer, waited) if isinstance(answer, Refuse) else None
             if pause is None:
-                return x, refusal
+                return x, answer
             yield Sleep(pause)
             waited += pause
 
-    def _ask(self, x: Exchange) -> Flow[Refuse | None]:
-        """What the stages say; an admitted call is marked as sent."""
+    def _ask(self, x: Exchange, passage: asking.Passage) -> Flow[Refuse | Any]:
+        """What the stages say. The request of an admitted call is made, and the call marked as sent."""
         service = self._inside.service
         service.enter(x)
         try:
@@ -82,9 +80,13 @@ class Guarded:
                 service.close(x, Ending.DONE)
                 return decision
             assert isinstance(decision, Admit)
+            body = x.dialect.rewrite(x.call, x.edits) if x.edits else x.call.body
+            request = asking.outgoing(self._library, self._request, x.call, body, passage)
             service.perform(x.dispatch())
-            return None
+            return request
         except GuardUnavailable as error:
+            if x.sent:
+                x.recall()
             service.close(x, Ending.CALLER_GONE)
             return Refuse("accounting_unavailable", 503, f"spend cannot be recorded now: {error}", retry_after=5)
         except BaseException:
