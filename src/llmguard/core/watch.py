@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from llmguard.core.outage import WhenStoreDown
 from llmguard.core.rules import BudgetRule
 from llmguard.core.runs import Tally
 
@@ -30,13 +31,15 @@ class Rule(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Watch:
     """The same for every call of one execution: ``counted`` are the rules behind ``tallies``, ``paid`` those behind
-    ``budgets``, each in the same order."""
+    ``budgets``, each in the same order. ``when_store_down`` is what holds while nobody can look at trips and
+    counters."""
 
     trips: tuple[str, ...] = ()
     tallies: tuple[Tally, ...] = ()
     counted: tuple[Rule, ...] = ()
     budgets: tuple[BudgetRule, ...] = ()
     paid: tuple[Rule, ...] = ()
+    when_store_down: WhenStoreDown = "allow"
 
     def paid_rule(self, bucket_rule: str) -> Rule | None:
         """The rule behind a bucket whose rule has this name; None for one that is not of the runaway guard."""

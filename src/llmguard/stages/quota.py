@@ -16,7 +16,7 @@ from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.holds import Charges, Holds
 from llmguard.core.moves import Admitted, Again, Correct, Denied, Done, Extend, Hold, Release, Reserve, Settle
 from llmguard.core.notes import BudgetNote
-from llmguard.core.outage import Allowance, Why
+from llmguard.core.outage import Allowance, Why, strictest
 from llmguard.core.records import VoidRecord
 from llmguard.core.rules import BudgetRule
 from llmguard.errors import SpoolFull, StoreUnavailable
@@ -154,10 +154,13 @@ class Quota:
         """Decide without the store, as the rules have it. What the call costs is settled by its rid afterwards, and
         until then its lease is asserted as soon as the store is back."""
         why: Why | None = None
-        if plan.when_store_down == "local":
+        down = plan.when_store_down
+        if x.watch is not None:
+            down = strictest((down, x.watch.when_store_down))
+        if down == "local":
             background = x.caller is not None and x.caller.execution is not None
             why = self._allowance.take(guess.nano, x.now, background=background)
-        if plan.when_store_down == "deny" or why is not None:
+        if down == "deny" or why is not None:
             yield Tell(Release(x.event_id))  # the store may have taken it, only its answer was lost
             return refusals.store_away(why)
         x.admitted_at = x.now + self._skew

@@ -5,6 +5,7 @@ Across tasks, and where prompts are only alike, this warns and never stops.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from llmguard.core import repeats
@@ -44,7 +45,7 @@ class Features:
         name = f"feature:{who.org}/{who.team}/{who.env}/{who.feature}"
         if enforced:
             old = x.watch or Watch()
-            x.watch = Watch((*old.trips, name), old.tallies, old.counted, old.budgets, old.paid)
+            x.watch = replace(old, trips=(*old.trips, name))
         same = self._identical.count((name, repeats.exact(body)), x.now)
         if same > self._most_identical:
             rule = Rule("runaway.identical_prompts", "feature", name, self._most_identical)

@@ -184,6 +184,7 @@ def _watch_task(execution: Execution) -> Watch:
         counted,
         tuple(_budget(rule, values[rule.scope], policy.on_unavailable) for rule in paid),
         paid,
+        policy.on_unavailable if policy.enforced else "allow",
     )
 
 
@@ -206,14 +207,15 @@ def _watch_tree(tree: str, policy: RunawayPolicy) -> Watch:
     calls = Rule("runaway.tree_calls", "tree", f"tree:{tree}", policy.tree_calls, "calls", enforced)
     money = Rule("runaway.tree_budget", "tree", f"tree:{tree}", policy.tree_budget, "usd", enforced)
     names = (calls.name,) if enforced else ()
-    return Watch(names, (_tree_tally(calls),), (calls,), (_budget(money, tree),), (money,))
+    down: WhenStoreDown = "local" if enforced else "allow"
+    return Watch(names, (_tree_tally(calls),), (calls,), (_budget(money, tree, down),), (money,), down)
 
 
 def _tree_tally(rule: Rule) -> Tally:
     return Tally(rule.name, "calls", rule.limit if rule.enforced else 0, KEEP_TRIPS_MS)
 
 
-def _budget(rule: Rule, value: str, when_store_down: WhenStoreDown = "local") -> BudgetRule:
+def _budget(rule: Rule, value: str, when_store_down: WhenStoreDown) -> BudgetRule:
     """A budget that is forgotten some days after its work began. At half of one that nobody chose, and at the whole of
     one that only warns, somebody is told."""
     marks = (() if rule.chosen else (PPM // 2,)) + (() if rule.enforced else (PPM,))
@@ -228,5 +230,5 @@ def _budget(rule: Rule, value: str, when_store_down: WhenStoreDown = "local") ->
         mode=mode,
         alert_ppm=marks,
         keep_ms=KEEP_TRIPS_MS,
-        when_store_down=when_store_down,
+        when_store_down=when_store_down if rule.enforced else "allow",
     )

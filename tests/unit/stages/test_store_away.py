@@ -121,6 +121,15 @@ def test_a_task_says_itself_what_holds_for_it(when: WhenStoreDown, answer: str) 
     calls = Calls()
     calls.store_away = True
     assert calls.call(caller(execution(TaskPolicy(on_unavailable=when)))) == answer
+    bare = TaskPolicy(on_unavailable=when, budget=None, tree_budget=None, max_tree_calls=None)
+    assert calls.call(caller(execution(bare))) == answer
+
+
+def test_rules_that_only_warn_stop_nobody() -> None:
+    calls = Calls(allowance=Allowance(OutageTerms(calls=0)))
+    calls.store_away = True
+    warned = execution(TaskPolicy(mode="warn", enforced=frozenset()))
+    assert [calls.call(who) for who in (caller(warned), caller(tree_id="request-1"))] == ["ok", "ok"]
 
 
 def test_a_task_that_runs_away_meanwhile_is_stopped_and_the_trip_reaches_the_store_later() -> None:
