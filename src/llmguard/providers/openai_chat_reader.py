@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from llmguard.core import sse
 from llmguard.core.call import Call, ObjectRef
 from llmguard.core.decision import Refuse
+from llmguard.core.usage import Usage
 from llmguard.providers.base import UNREADABLE, encode, llmguard_object, read_loosely
 from llmguard.providers.openai_common import always_searches, chat_usage, error_member, tier_served
 from llmguard.providers.overlong import HEAD, usage_in
@@ -18,6 +19,9 @@ from llmguard.providers.stream import DROP, HOLD, PASS, Fate, SSEReader
 _DONE = b"[DONE]"
 _HAS_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 _PCM_BASE64_PER_TOKEN = 3_200
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -60,6 +64,68 @@ class Opening(Chunk, gc=False):
     model: Any = None
 
 
+class PlainPart(msgspec.Struct, gc=False):
+    """Counts that are parts of others. Some providers leave them out of the totals (see :func:`chat_usage`)."""
+
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
+    audio_tokens: Count | None = None
+
+
+class PlainUsage(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """Usage in OpenAI's own words and nothing else, so that there is nothing to interpret."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: int | None = None
+    prompt_tokens_details: PlainPart | None = None
+    completion_tokens_details: PlainPart | None = None
+
+
+class PlainMessage(msgspec.Struct, gc=False):
+    """A message that names no object."""
+
+    audio: None = None
+
+
+class PlainChoice(msgspec.Struct, gc=False):
+    """One whole answer."""
+
+    message: PlainMessage
+    finish_reason: str | None = None
+
+
+class PlainReply(msgspec.Struct, gc=False):
+    """A whole reply as OpenAI itself writes it, which most are."""
+
+    choices: list[PlainChoice]
+    usage: PlainUsage
+    id: str
+    model: str
+    service_tier: str | None = None
+
+    def counted(self) -> Usage | None:
+        """Its usage; ``None`` where a part may stand outside of the totals."""
+        usage = self.usage
+        prompt, answer = usage.prompt_tokens_details or _NO_PART, usage.completion_tokens_details or _NO_PART
+        read, written = usage.prompt_tokens, usage.completion_tokens
+        if (answer.reasoning_tokens or prompt.audio_tokens) and usage.total_tokens != read + written:
+            return None
+        return Usage(
+            read,
+            written,
+            prompt.cached_tokens,
+            prompt.cache_write_tokens,
+            answer.reasoning_tokens,
+            None,
+            prompt.audio_tokens,
+            output_audio_tokens=answer.audio_tokens,
+        )
+
+
+_NO_PART = PlainPart()
+_decode_plain = msgspec.json.Decoder(PlainReply).decode
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
 _decode_opening = msgspec.json.Decoder(Opening).decode
 
@@ -109,6 +175,26 @@ class ChatReader(SSEReader):
         return DROP if self._asked and chunk.choices == [] and type(chunk.usage) is dict else PASS
 
     def _reply(self, body: bytes) -> None:
+        try:
+            plain = _decode_plain(body)
+        except UNREADABLE:
+            self._any_reply(body)
+            return
+        usage = plain.counted()
+        if usage is None or always_searches(plain.model) or not plain.model or not plain.id:
+            self._any_reply(body)
+            return
+        self.usage = usage
+        self.generated = usage.output_tokens
+        self.model = plain.model
+        self.service_tier = tier_served(plain.service_tier)
+        for choice in plain.choices:
+            if choice.finish_reason is not None:
+                self.finish_reason = choice.finish_reason
+        if self._call.creates is not None:
+            self.created.append(ObjectRef(self._call.creates, plain.id))
+
+    def _any_reply(self, body: bytes) -> None:
         reply = self._open(body)
         for choice in reply.choices or ():
             self._choice(choice, choice.message)

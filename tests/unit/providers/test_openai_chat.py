@@ -1,6 +1,7 @@
 """Chat and text completions: what a request means, what is changed in it, what a reply cost."""
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.support.openai_traffic import request
 DIALECT = OpenAIChat()
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hi"}]
+PARTS = ("cached_tokens", "cache_write_tokens", "reasoning_tokens", "audio_tokens", "text_tokens")
 
 
 def parse(endpoint: str = CHAT, path_model: str | None = None, **fields: Any) -> Call:
@@ -503,7 +505,33 @@ def test_a_whole_reply() -> None:
     body = {"id": "1", "model": "m-1", "choices": [{"message": {"content": "a" * 40}, "finish_reason": "length"}]}
     found = reader()
     found.whole(200, "application/json", json.dumps({**body, "usage": USAGE}).encode())
-    assert (found.usage, found.model, found.finish_reason, found.generated) == (EXPECTED, "m-1", "length", 10)
+    assert (found.usage, found.model, found.finish_reason, found.generated) == (EXPECTED, "m-1", "length", 7)
+    unreported = reader()
+    unreported.whole(200, "application/json", json.dumps(body).encode())
+    assert (unreported.usage, unreported.finish_reason, unreported.generated) == (None, "length", 10)
+
+
+def test_a_plain_reply_is_read_as_any_other() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    odd = (None, 0, 1, 5, 7, -1, 1.5, "3", True, {}, [])
+    for _ in range(2_000):
+        parts = [{name: rng.choice(odd) for name in rng.sample(PARTS, 2)} for _ in range(2)]
+        usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": rng.choice((18, 20, None))}
+        usage |= {"prompt_tokens_details": parts[0], "completion_tokens_details": rng.choice((None, parts[1]))}
+        if rng.random() < 0.3:
+            usage |= {rng.choice((*usage, "cached_tokens", "service_tier")): rng.choice(odd)}
+        choice = {"message": {"content": "x"}, "finish_reason": rng.choice((None, "", "stop", 1))}
+        choice["message"] |= rng.choice(({}, {}, {"audio": {"id": "a"}}, {"audio": None}))
+        body = {"id": rng.choice(("1", "", None)), "model": rng.choice(("m", "", "gpt-4o-search-preview", None))}
+        body |= {"choices": [choice], "usage": usage, "service_tier": rng.choice((None, "auto", "flex", 1))}
+        data = json.dumps(body).encode()
+        quick, slow = reader(store=True), reader(store=True)
+        quick._reply(data)
+        slow._any_reply(data)
+        for name in ("usage", "model", "service_tier", "finish_reason", "created"):
+            assert getattr(quick, name) == getattr(slow, name), (name, body)
 
 
 @pytest.mark.parametrize(
