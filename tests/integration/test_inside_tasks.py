@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +17,11 @@ import pytest
 from llmguard.core.call import Caller
 from llmguard.core.runaway import Execution, TaskPolicy
 from llmguard.errors import TaskAborted
+from llmguard.guard import Guard
 from llmguard.integrations.httpx import async_http_client, http_client
 from llmguard.runtime.context import carrying
-from tests.support.inside import Inside, inside
+from tests.support.inside import Inside, configuration, inside, ledger_rows, sandbox
+from tests.support.upstream import upstream
 
 BODY = {"model": "usage-9000-1000", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 100}
 CENT = {"name": "a-cent", "scope": {"team": "*"}, "limit": "$0.01", "window": "day"}
@@ -117,3 +122,52 @@ def test_what_outlives_its_task_is_refused_and_not_aborted(world: Inside, execut
         execution.ended = True
         assert {client.post(url, json=BODY).status_code for _ in range(6)} == {429}
     assert execution.refusals == 0
+
+
+def test_refusals_of_our_own_gateway_count_alike_and_its_bills_are_paid_for(
+    tmp_path: Path, execution: Execution
+) -> None:
+    from_guard = {"x-llmguard-request-id": "r", "x-should-retry": "false"}
+    with inside(tmp_path) as world, upstream() as proxy:
+        guard = Guard(configuration(tmp_path, world.provider.origin, gateway=proxy.origin))
+        url = f"{proxy.origin}/v1/chat/completions"
+        with within(execution), http_client(guard=guard) as client:
+            proxy.reply(status=403, headers=from_guard, json_body={})
+            assert [client.post(url, json=BODY).status_code for _ in range(3)] == [403] * 3
+            assert not execution.paid
+            with pytest.raises(TaskAborted, match="the gateway answered 403"):
+                client.post(url, json=BODY)
+            proxy.reply(headers={"x-llmguard-request-id": "r", "x-llmguard-target": "a/b"}, json_body={})
+            client.post(url, json=BODY)
+        guard.close()
+    assert execution.paid
+
+
+def test_greenlets_wait_and_are_charged_each_for_itself(tmp_path: Path) -> None:
+    pytest.importorskip("gevent")
+    program = """
+from gevent import monkey; monkey.patch_all()
+import sys, gevent, llmguard
+llmguard.configure(sys.argv[1])
+client = llmguard.http_client()
+def ask(name):
+    with llmguard.context(team="search", env="prod", feature=name):
+        gevent.sleep(0.01)
+        body = {"model": "echo", "messages": [{"role": "user", "content": name}]}
+        return client.post(sys.argv[2], json=body).status_code
+jobs = [gevent.spawn(ask, f"f{number % 5}") for number in range(20)]
+gevent.joinall(jobs, timeout=20)
+assert [job.value for job in jobs] == [200] * 20
+llmguard.get_guard().close()
+"""
+    with upstream() as provider:
+        provider.reply(sandbox())
+        config = configuration(tmp_path, provider.origin)
+        path = tmp_path / "llmguard.yaml"
+        path.write_text(json.dumps(config))
+        path.chmod(0o600)
+        command = [sys.executable, "-c", program, str(path), f"{provider.origin}/v1/chat/completions"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stderr[-2_000:]
+    rows = ledger_rows(config["ledger"])
+    assert sorted(row["feature"] for row in rows) == sorted(f"f{number % 5}" for number in range(20))

@@ -7,18 +7,19 @@ own transport and the provider's key that the application has.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from llmguard.core.call import Caller
 from llmguard.core.decision import Refuse
-from llmguard.core.exchange import Pipeline
 from llmguard.core.signed import Signer
 from llmguard.errors import BadCall
 from llmguard.guard import Guard
 from llmguard.integrations.httpx import asking
-from llmguard.integrations.httpx.gateway import to_gateway
+from llmguard.integrations.httpx.backoff import Backoff
+from llmguard.integrations.httpx.gateway import Hop
 from llmguard.integrations.httpx.guarding import Guarded, told
 from llmguard.integrations.httpx.inside import Inside
 from llmguard.integrations.httpx.libraries import Library
@@ -55,6 +56,7 @@ class Door:
         self._elsewhere: dict[str, None] = {}
         self._made: Inside | None = None
         self._signer: Signer | None = None
+        self._waiting: tuple[int, Backoff] | None = None
 
     def places_of(self, request: Any) -> Sequence[Place]:
         """Where a request may be going that must go through here; nothing for one that passes as it is."""
@@ -105,7 +107,8 @@ class Door:
         try:
             if places[0] is GATEWAY:
                 request.extensions = {**request.extensions, asking.MARK: passage}
-                return (yield from to_gateway(library, self._inside(), self._sign(), request, caller))
+                hop = Hop(self._patience(), self._sign(), caller, lambda: self._paid(caller))
+                return (yield from hop.way(library, request))
             return (yield from self._to_provider(library, places, request, caller, passage))
         finally:
             passage.open = False
@@ -130,9 +133,18 @@ class Door:
         """What belongs to this process: made anew in a forked child, and after the guard was closed."""
         service, made = self._guard.process(), self._made
         if made is None or made.service is not service:
-            stages = self._guard.stages(service.owner, inside=True)
-            made = self._made = Inside(service, Pipeline(stages))
+            made = self._made = Inside(service, self._guard.stages(service.owner, inside=True))
         return made
+
+    def _patience(self) -> Backoff:
+        """That of calls to the gateway, for which no service of this process's own need run."""
+        if self._waiting is None or self._waiting[0] != os.getpid():
+            self._waiting = (os.getpid(), Backoff())
+        return self._waiting[1]
+
+    def _paid(self, caller: Caller) -> None:
+        if caller.execution is not None:
+            self._inside().paid(caller)
 
     def _sign(self) -> Signer:
         if self._signer is None:

@@ -30,7 +30,7 @@ def lead_back(active: Active) -> None:
     module = sys.modules.get(HOME)
     if module is not None:
         _wrap(module, active)
-    else:
+    elif not any(isinstance(finder, _Watch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Watch(active))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
 
 from llmguard.core.call import Caller
-from llmguard.core.exchange import Ending, Exchange, Pipeline
+from llmguard.core.exchange import Ending, Exchange, Pipeline, Stage
 from llmguard.core.runs import Paid
 from llmguard.integrations.httpx import aborts
 from llmguard.integrations.httpx.backoff import Backoff
@@ -15,14 +14,14 @@ from llmguard.integrations.httpx.waits import Sleep
 from llmguard.runtime.process import ProcessService
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Inside:
     """The process's service, and what doors keep beside it."""
 
-    service: ProcessService
-    stages: Pipeline
-    backoff: Backoff = field(default_factory=Backoff)
-    sweep: Sweep = field(default_factory=Sweep)
+    def __init__(self, service: ProcessService, stages: Sequence[Stage]) -> None:
+        self.service = service
+        self.stages = Pipeline(stages)
+        self.backoff = Backoff()
+        self.sweep = Sweep(service)
 
     def end(self, x: Exchange, ending: Ending) -> None:
         """Put a call on record."""

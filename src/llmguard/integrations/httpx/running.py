@@ -148,9 +148,10 @@ class LargeTap:
 
 
 class Sweep:
-    """Closes calls of one process that their callers have left."""
+    """Closes calls of one process that their callers have left, for as long as its ``service`` runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: ProcessService) -> None:
+        self._service = service
         self._watched: dict[str, Running] = {}
         # A SimpleQueue, because its `put` may come in the midst of anything, its own `put` included.
         self._left: SimpleQueue[tuple[Running, bool]] = SimpleQueue()
@@ -177,7 +178,7 @@ class Sweep:
 
     def _run(self) -> None:
         look = time.monotonic() + LOOK_SECONDS
-        while True:
+        while not self._service.stopped:
             try:
                 running, drop = self._left.get(timeout=max(look - time.monotonic(), 0))
                 self._close(running, drop=drop)
