@@ -6,8 +6,7 @@ after the body (chain steps, links, errbacks) finds whom it works for.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from celery._state import _task_stack
@@ -75,37 +74,36 @@ def of(task: Task) -> Delivery:
 
 def enclosing(*, below_top: bool = False) -> Delivery | None:
     """The innermost delivery on this thread's stack, with ``below_top`` that around the task on top of it."""
-    seen: Counter[int] = Counter()
-    for place, task in enumerate(reversed(_task_stack.stack)):
+    stack = _task_stack.stack
+    if len(stack) <= below_top:
+        return None
+    levels: dict[int, int] = {}
+    for place, task in enumerate(reversed(stack)):
+        # A task that stands on the stack several times has as many requests, in the same order.
+        level = levels[id(task)] = levels.get(id(task), 0) + 1
         requests = task.request_stack.stack
-        level = seen[id(task)]
-        seen[id(task)] += 1
-        if place == 0 and below_top:
-            continue
-        delivery = on(requests[-1 - level]) if level < len(requests) else None
-        if delivery is not None:
+        delivery = on(requests[-level]) if level <= len(requests) else None
+        if delivery is not None and place >= below_top:
             return delivery
     return None
 
 
-def origin(around: Delivery | None) -> Caller:
-    """Whom a task that starts here works for, with its depth: the task on the stack, or whoever the context names.
+def origin(around: Delivery | None) -> tuple[Caller, int]:
+    """Whom a task that starts here works for, and its depth: the task on the stack, or whoever the context names.
 
     A body may name someone else for a part of its work (``with llmguard.context(feature=…)``); its tree and depth stay.
     """
     here = current()
     if around is None:
-        deeper = here.tree_id is not None
-    else:
-        deeper = around.grows
-        if not around.running or here.execution is not around.execution:
-            here = around.caller
-    return replace(here, depth=here.depth + deeper, task_id=None, samples=1, execution=None)
+        return here, here.depth + (here.tree_id is not None)
+    if not around.running or here.execution is not around.execution:
+        here = around.caller
+    return here, here.depth + around.grows
 
 
 def known(caller: Caller) -> bool:
     """Whether a caller says anything worth a header."""
-    return any((caller.team, caller.env, caller.feature, caller.end_user, caller.tree_id))
+    return bool(caller.tree_id or caller.team or caller.feature or caller.env or caller.end_user)
 
 
 def key_of(task_id: str, nesting: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from llmguard.integrations.celery.headers import carried, read
 from llmguard.integrations.celery.policy import undecorated
 from llmguard.integrations.celery.settings import Settings, read_settings
 from llmguard.integrations.httpx.patching import instrument, is_active
+from llmguard.runtime.context import current
 from llmguard.runtime.ids import now_ms, uuid7
 
 logger = logging.getLogger(__name__)
@@ -72,25 +72,23 @@ class Installation:
         said = self._said(request)
         if isinstance(said, str):
             self._disbelieve(subject, policy, said)
-        claimed = said.caller() if isinstance(said, Signed) else origin(enclosing(below_top=True))
-        caller = self._filled(claimed, policy)
-        tree_id = caller.tree_id or request.root_id or request.id
+        whose, depth = (said, said.depth) if isinstance(said, Signed) else origin(enclosing(below_top=True))
+        tree_id = whose.tree_id or request.root_id or request.id
         key = key_of(request.id, request.replaced_task_nesting)
-        execution = Execution(policy, subject.name, request.id, key, uuid7(), tree_id, caller.depth)
-        caller = replace(caller, task_id=request.id, tree_id=tree_id, execution=execution)
-        delivery = Delivery(self, caller, execution)
+        execution = Execution(policy, subject.name, request.id, key, uuid7(), tree_id, depth)
+        delivery = Delivery(self, _caller(whose, policy, request.id, tree_id, depth, execution), execution)
         put(request, delivery)
         return delivery
 
     def caller_by_hand(self, task: Task) -> Caller:
         """For whom a task runs that is called like a function where no body is running: as an errback, on its own."""
         around = enclosing()
-        caller = origin(around)
-        if around is not None:
-            caller = replace(caller, task_id=around.execution.task_id)
-        elif (failed := of_failed(self)) is not None:
-            caller = failed.caller()
-        return self._filled(caller, self.policy(task))
+        whose: Caller | Signed
+        whose, depth = origin(around)
+        if around is None:
+            failed = of_failed(self)
+            whose, depth = (whose, whose.depth) if failed is None else (failed, failed.depth)
+        return _caller(whose, self.policy(task), whose.task_id, whose.tree_id, depth, samples=current().samples)
 
     def policy(self, task: Task) -> TaskPolicy:
         """The rules of a task: those written next to it, else the application's for tasks without any."""
@@ -156,13 +154,27 @@ class Installation:
             self._strangers = True
             logger.error(_OTHER_KEY)
 
-    def _filled(self, caller: Caller, policy: TaskPolicy) -> Caller:
-        """A caller with what the policy knows better than nobody."""
-        if caller.team and caller.env and caller.feature:
-            return caller
-        return replace(
-            caller,
-            team=caller.team or policy.team,
-            env=caller.env or policy.env,
-            feature=caller.feature or policy.feature,
-        )
+
+def _caller(
+    whose: Caller | Signed,
+    policy: TaskPolicy,
+    task_id: str | None,
+    tree_id: str | None,
+    depth: int,
+    execution: Execution | None = None,
+    samples: int = 1,
+) -> Caller:
+    """The caller of a task, with what its policy knows better than nobody. Made once: it has many fields."""
+    return Caller(
+        whose.org,
+        whose.team or policy.team,
+        whose.env or policy.env,
+        whose.feature or policy.feature,
+        whose.end_user,
+        task_id,
+        tree_id,
+        whose.trace_id,
+        depth,
+        samples,
+        execution,
+    )

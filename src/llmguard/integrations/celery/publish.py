@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 def sign_message(installation: Installation, body: Any, headers: dict[str, Any], properties: Mapping[str, Any]) -> None:
     """Put the header into a message: that of whom it works for, or none at all."""
     task_id = properties["correlation_id"]
-    caller = _caller(installation, task_id, headers)
+    found = _claim(installation, task_id, headers)
     text = None
-    if caller is not None:
-        tree_id = caller.tree_id or headers.get("root_id") or task_id
-        signed = Signed.of(replace(caller, task_id=task_id, tree_id=tree_id))
+    if found is not None:
+        whose, depth = found
+        tree_id = whose.tree_id or headers.get("root_id") or task_id
+        names = (whose.org, whose.team, whose.env, whose.feature, whose.end_user)
+        signed = Signed(*names, tree_id, task_id, depth, whose.trace_id)
         text = sign(signed, task_id, installation.signer)
         _sign_errbacks(body, signed, text, installation.signer)
     _write(headers, text)
 
 
-def _caller(installation: Installation, task_id: str, headers: Mapping[str, Any]) -> Caller | None:
-    """Whom a message works for, the strongest claim first.
+def _claim(installation: Installation, task_id: str, headers: Mapping[str, Any]) -> tuple[Caller | Signed, int] | None:
+    """Whom a message works for, and how deep it is; the strongest claim first.
 
     A task that is published again under its own id stays what it is. A header that was signed for this very message
     stands. Then comes the task that is running here or whoever the context names. A copy that an errback carries for
@@ -43,18 +45,18 @@ def _caller(installation: Installation, task_id: str, headers: Mapping[str, Any]
     around = enclosing()
     own = _own(around, key_of(task_id, headers.get("replaced_task_nesting")))
     if own is not None:
-        return own
+        return own, own.depth
     given = headers.get(HEADER)
     running_id = current().task_id if around is None else around.execution.task_id
     if given is not None and running_id != task_id:
         explicit = read(given, task_id, installation.signer)
         if isinstance(explicit, Signed):
-            return explicit.caller()
-    here = origin(around)
+            return explicit, explicit.depth
+    here, depth = origin(around)
     if known(here) or given is None:
-        return here if known(here) else None
+        return (here, depth) if known(here) else None
     carried = read(given, headers.get("parent_id") or "", installation.signer)
-    return carried.caller() if isinstance(carried, Signed) else None
+    return (carried, carried.depth) if isinstance(carried, Signed) else None
 
 
 def _own(around: Delivery | None, key: str) -> Caller | None:

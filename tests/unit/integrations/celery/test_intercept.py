@@ -69,15 +69,15 @@ def test_a_task_called_like_a_function(app: Celery, kind: str) -> None:
     seen: list[Any] = []
 
     def body(x: int) -> int:
-        seen.append((current().team, current().execution))
+        seen.append((current().team, current().samples, current().execution))
         return x + 1
 
     KINDS[kind](app, body)
     task = app.tasks[NAME]
     if kind != "bound":
-        with llmguard.context(team="web"):
+        with llmguard.context(team="web", samples=20):
             assert task(1) == 2
-        assert seen == [("web", None)]
+        assert seen == [("web", 20, None)]
 
 
 def test_a_task_called_by_a_body_is_a_part_of_it(app: Celery, mail: Mail) -> None:
