@@ -24,7 +24,7 @@ class ThreadOwner:
         self.ident = threading.get_ident()
         # Reentrant, and waited for with a limit: an abort that arrives within `release` may leave it locked.
         self._lock = threading.RLock()
-        self._over = False
+        self._over = self._sent = False
 
     def abort(self) -> None:
         """Raise :class:`TaskAborted` in the body, if it still runs."""
@@ -32,16 +32,28 @@ class ThreadOwner:
             return
         try:
             if not self._over:
-                _raise_in(self.ident, TaskAborted)
+                self._sent = True
+                _raise_in(self.ident)
         finally:
             self._lock.release()
 
     def release(self) -> None:
-        """The body is over: what was sent and has not arrived is taken back. Call it on its thread, any number of
+        """The body is over: what was sent and has not arrived is intercepted. Call it on its thread, any number of
         times."""
         with self._lock:
             self._over = True
-        _raise_in(self.ident, None)
+        if self._sent:
+            self._intercept()
+
+    def _intercept(self) -> None:
+        # Taking it back would leave the interpreter looking for it for ever, at every step. There is room for one on a
+        # thread, so this one takes the place of any that has not arrived.
+        try:
+            _raise_in(self.ident)
+            while True:
+                pass
+        except TaskAborted:
+            self._sent = False
 
     def loops(self) -> Iterator[asyncio.AbstractEventLoop]:
         """The event loops that run on this thread."""
@@ -93,7 +105,6 @@ def owner() -> Owner:
 _RUN_FOREVER = asyncio.BaseEventLoop.run_forever.__code__
 
 
-def _raise_in(ident: int, error: type[BaseException] | None) -> None:
-    """Raise in another thread, or take back what has not been raised yet (None)."""
-    target = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), target)
+def _raise_in(ident: int) -> None:
+    """Raise in a thread, at its next step in Python."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(TaskAborted))
