@@ -130,13 +130,13 @@ class Calls:
         x.caller = who
         return x, drive(x.open(self.now), self._handlers())
 
-    def end(self, x: Exchange, tokens: int = 50) -> None:
-        """The provider answered with so many tokens in all."""
+    def end(self, x: Exchange, tokens: int = 50, status: int = 200) -> None:
+        """The provider answered with so many tokens in all, or with an error that it does not bill."""
         if x.state is State.ADMITTED:
             self.records.append(x.dispatch().record)
-            x.answer(200, self.now)
+            x.answer(status, self.now)
             assert x.reader is not None
-            x.reader.usage = Usage(0, tokens)
+            x.reader.usage = Usage(0, tokens) if status < 400 else None
             x.whole("application/json", b"{}", self.now)
         self.close(x)
 
@@ -144,10 +144,10 @@ class Calls:
         """The call is over; if it was never sent, without cost."""
         drive(x.close(Ending.DONE, self.now), self._handlers())
 
-    def call(self, who: Caller, body: bytes | None = None, tokens: int = 50, **fields: Any) -> str:
-        """A whole call: `ok`, or the code that refused it."""
+    def call(self, who: Caller, body: bytes | None = None, tokens: int = 50, status: int = 200, **fields: Any) -> str:
+        """A whole call: `ok` when it went to the provider, or the code that refused it."""
         x, decision = self.open(who, body, **fields)
-        self.end(x, tokens)
+        self.end(x, tokens, status)
         return "ok" if isinstance(decision, Admit) else str(decision.code)
 
     def standing(self, name: str) -> Standing:

@@ -127,14 +127,15 @@ class Runaway:
         return None
 
     def close(self, x: Exchange, ending: Ending) -> Steps[None]:
-        """What a call cost counts for its execution; one that was never sent does not count."""
+        """What a call cost counts for its execution. One that was never sent does not count, nor one that failed and
+        was not billed: to try it again is right, however often."""
         yield from ()
         execution = x.caller.execution if x.caller is not None else None
         if execution is None or x.watch is None:
             return
-        if x.cost is not None:
-            execution.spent_nano += x.cost.total
-        elif not x.sent:
+        cost = x.cost.total if x.cost is not None else 0
+        execution.spent_nano += cost
+        if not x.sent or (x.status >= 400 and cost == 0):
             execution.calls -= 1
             _count_prompt(execution, x, -1)
 

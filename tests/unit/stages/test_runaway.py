@@ -72,6 +72,13 @@ def test_calls_that_were_never_sent_do_not_count(calls: Calls) -> None:
     assert (work.calls, work.prompts) == (0, {})
 
 
+def test_trying_again_what_failed_and_was_not_billed_is_no_runaway(calls: Calls) -> None:
+    work = execution(TaskPolicy(max_calls=2, identical_prompts=2))
+    assert {calls.call(caller(work), b"same", status=429) for _ in range(50)} == {"ok"}
+    assert (work.calls, work.spent_nano) == (0, 0)
+    assert [calls.call(caller(work), b"same") for _ in range(3)] == ["ok", "ok", "runaway_tripped"]
+
+
 def test_what_calls_cost_is_added_up_for_the_execution(calls: Calls) -> None:
     work = execution()
     for tokens in (50, 70):
