@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmguard.errors import ConfigError, GuardUnavailable, LLMGuardError
     from llmguard.guard import Guard, configure, get_guard
+    from llmguard.integrations.asgi import create_app
     from llmguard.integrations.httpx import (
         Refusal,
         Report,
@@ -34,6 +35,7 @@ __all__ = [
     "checkpoint",
     "configure",
     "context",
+    "create_app",
     "get_guard",
     "http_client",
     "instrument",
@@ -53,6 +55,7 @@ _HOMES = {
     "checkpoint": "llmguard.runtime.context",
     "configure": "llmguard.guard",
     "context": "llmguard.runtime.context",
+    "create_app": "llmguard.integrations.asgi",
     "get_guard": "llmguard.guard",
     "http_client": "llmguard.integrations.httpx",
     "instrument": "llmguard.integrations.httpx",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from functools import lru_cache
@@ -30,8 +31,9 @@ from llmguard.runtime.blocking import BlockingLink, BlockingMemoryLink
 from llmguard.runtime.books import LedgerBooks
 from llmguard.runtime.ids import now_ms, uuid7
 from llmguard.runtime.keyring import Keyring
+from llmguard.runtime.lifespan import ASGI, Lifespan
 from llmguard.runtime.links import Link, MemoryLink, RemoteLink, RemoteStore
-from llmguard.runtime.loops import LoopLinks
+from llmguard.runtime.loops import LoopLinks, PerLoop
 from llmguard.runtime.notices import Notices
 from llmguard.runtime.owners import ObjectOwners
 from llmguard.runtime.process import ProcessService
@@ -50,6 +52,8 @@ from llmguard.stages.tenancy import Tenancy
 from llmguard.stores import open_blocking_store, open_store
 from llmguard.stores.memory import MemoryStore
 from llmguard.tokens import Counter
+
+log = logging.getLogger("llmguard.guard")
 
 _LARGE, _SMALL = 16 << 20, 2 << 20
 """Bytes of a spool's segment in a gateway, and in one of perhaps a hundred worker processes; each sets aside two."""
@@ -70,6 +74,8 @@ class Guard:
         """What each kind of door keeps with this guard."""
         self._allowance = KeptAllowance(Path(self.config.spool.path), self.config.store_down.terms)
         self._process: ProcessService | None = None
+        self._services = PerLoop(self._start_service, Service.stop)
+        self._memory = MemoryStore()
         self._lock = threading.Lock()
         self._forgetter = Forgetter(self._forget)
 
@@ -102,11 +108,27 @@ class Guard:
         finally:
             await store.aclose()
 
-    async def start(self) -> Service:
-        """Build and start the service of this process and event loop."""
+    def running(self) -> Service | None:
+        """The service of the running event loop, None before :meth:`service` was first awaited there."""
+        return self._services.here()
+
+    async def service(self) -> Service:
+        """The service of this process and event loop, started when it is first asked for and stopped by :meth:`aclose`
+        or with the loop. All doors of the loop share it."""
+        return await self._services.get()
+
+    async def late_service(self) -> Service:
+        """The same, for a request that came before anybody had started it."""
+        log.warning(
+            "llmguard starts with its first request, since nothing told it of the server's start and end: write "
+            "`app = guard.lifespan(app)`, or calls that are open when the server stops wait for the next process"
+        )
+        return await self.service()
+
+    async def _start_service(self) -> Service:
         owner = _owner()
         parts = self._parts(owner)
-        link = _link(self.config)
+        link = self._link()
         owners = ObjectOwners(parts.books.owner)
         runtime = AsyncRuntime(link, parts.spool.append, parts.keyring, owners, parts.tally, Counter(), parts.notices)
         service = Service(owner, runtime, link, parts)
@@ -129,7 +151,7 @@ class Guard:
     def _start_process(self) -> ProcessService:
         owner = _owner()
         parts = self._parts(owner, segment=_SMALL)
-        link, loops = _blocking_link(self.config)
+        link, loops = self._blocking_link()
         service = ProcessService(owner, link, parts, ObjectOwners(parts.books.owner), Counter(), loops)
         service.start()
         return service
@@ -158,12 +180,32 @@ class Guard:
         self._allowance.close()
 
     async def aclose(self) -> None:
-        """The same for coroutines."""
+        """The same for coroutines, and the end of the running event loop's :meth:`service`."""
+        await self._services.end()
+        if self._process is not None:
+            await self._process.idle()
         await asyncio.to_thread(self.close)
 
+    def lifespan(self, app: ASGI) -> Lifespan:
+        """Have the guard start before and end after an ASGI application: ``app = guard.lifespan(app)``."""
+        return Lifespan(app, lambda: self)
+
     def _forget(self) -> None:
-        """In a forked child: another thread of the parent may have held the lock."""
+        """In a forked child: another thread of the parent may have held the lock, and what it has in memory is its."""
         self._lock = threading.Lock()
+        self._services = PerLoop(self._start_service, Service.stop)
+        self._memory = MemoryStore()
+
+    def _link(self) -> Link:
+        store = open_store(self.config.store)
+        return MemoryLink(self._memory) if isinstance(store, MemoryStore) else RemoteLink(store)
+
+    def _blocking_link(self) -> tuple[BlockingLink, LoopLinks | None]:
+        url = self.config.store
+        store = open_blocking_store(url)
+        if isinstance(store, MemoryStore):
+            return BlockingMemoryLink(self._memory), None
+        return BlockingLink(store), LoopLinks(lambda: cast("RemoteStore", open_store(url)))
 
     def receivers(self) -> list[Webhook]:
         """Those who are told of what an operator should look at."""
@@ -179,11 +221,16 @@ class Guard:
         return Parts(self.books(ledger), Keyring(ledger.keys), Tally(), spool, shipper, ledger, notices)
 
     def relay(self, service: Service) -> Relay:
-        """The relay of a started service; its upstreams are closed when the service stops."""
+        """The one relay of a started service; its upstreams are closed when the service stops."""
+        made = service.kept.get(Relay)
+        if isinstance(made, Relay):
+            return made
         upstreams = build_upstreams(self.config)
         service.closers.extend(upstream.engine.aclose for upstream in upstreams.values())
         drains = frozenset(name for name in upstreams if self.config.on_disconnect(name) == "drain")
-        return Relay(service.runtime, self.stages(service.owner), upstreams, mask_secrets, drains)
+        relay = Relay(service.runtime, self.stages(service.owner), upstreams, mask_secrets, drains)
+        service.kept[Relay] = relay
+        return relay
 
     def stages(self, owner: str, *, inside: bool = False) -> tuple[Stage, ...]:
         """The stages in their one order (see :mod:`llmguard.stages.base`).
@@ -218,18 +265,6 @@ def get_guard() -> Guard:
 def _owner() -> str:
     """How this process names itself to the quota store."""
     return f"{os.getpid()}-{uuid7()}"
-
-
-def _link(config: Config) -> Link:
-    store = open_store(config.store)
-    return MemoryLink(store) if isinstance(store, MemoryStore) else RemoteLink(store)
-
-
-def _blocking_link(config: Config) -> tuple[BlockingLink, LoopLinks | None]:
-    store = open_blocking_store(config.store)
-    if isinstance(store, MemoryStore):
-        return BlockingMemoryLink(store), None
-    return BlockingLink(store), LoopLinks(lambda: cast("RemoteStore", open_store(config.store)))
 
 
 def _store_problems(config: Config) -> list[Problem]:

@@ -23,6 +23,7 @@ from llmguard.providers.routes import Op, Route, RouteTable, spoken_family
 from llmguard.proxy.callers import Caller, Callers, Receive
 from llmguard.proxy.heads import MEMO
 from llmguard.proxy.models import ModelList
+from llmguard.proxy.mounts import path_below
 from llmguard.runtime.ids import uuid7
 
 log = logging.getLogger("llmguard.proxy")
@@ -129,7 +130,7 @@ class Gateway:
 
     def _read_head(self, scope: Scope, event_id: str) -> Head | Reply:
         """Check a head and find its route; or the reply to one that goes nowhere."""
-        method, raw_path = scope["method"], _raw_path(scope)
+        method, raw_path = scope["method"], path_below(scope)
         headers = check_head(method, raw_path, scope["query_string"], scope["headers"], self._limits)
         if isinstance(headers, Violation):
             return self._bad(self._shape(method, raw_path), event_id, headers.status, headers.code, headers.message)
@@ -163,13 +164,6 @@ class Gateway:
         self, dialect: Dialect, event_id: str, status: int, code: str, message: str, param: str | None = None
     ) -> Reply:
         return refused(dialect, Refuse(code, status, message, param=param), event_id)
-
-
-def _raw_path(scope: Scope) -> bytes:
-    """The undecoded path below our mount point."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8")
-    root = scope.get("root_path", "").encode("utf-8")
-    return raw[len(root) :] if root and raw.startswith(root) else raw
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 from llmguard.errors import LLMGuardError
 from llmguard.forward.relay import Reply
 from llmguard.guard import Guard
-from llmguard.proxy.app import Gateway, Scope, Send
+from llmguard.proxy.app import Gateway, Local, Scope, Send
 from llmguard.proxy.build import build_gateway
 from llmguard.proxy.callers import Receive
+from llmguard.proxy.mounts import check_mounts
 from llmguard.runtime.samples import samples
 from llmguard.runtime.service import Service
 from llmguard.sinks import prometheus
@@ -19,13 +19,14 @@ _JSON = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")
 
 
 class Application:
-    """ASGI application. Set ``draining`` to answer `/readyz` with 503 before connections are drained."""
+    """ASGI application, served alone or mounted anywhere, in any number of event loops and processes.
+
+    All applications of one guard share its service. Set ``draining`` to answer `/readyz` with 503 before connections
+    are drained.
+    """
 
     def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-        self._gateway: Gateway | None = None
-        self._service: Service | None = None
-        self._starting: asyncio.Lock | None = None
+        self.guard = guard
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,25 +37,23 @@ class Application:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "realtime sessions are not served"})
         else:
-            gateway = self._gateway or await self._start()
+            service = self.guard.running()
+            if service is None:
+                service = await self.guard.late_service()
+            gateway = service.kept.get(self)
+            if gateway is None:
+                check_mounts(scope.get("app"), self)
+                gateway = service.kept[self] = build_gateway(self.guard, service, self._local(service))
+            assert isinstance(gateway, Gateway)
             await gateway(scope, receive, send)
 
     async def started(self) -> None:
         """Called once the service runs; for those who serve this application."""
 
-    async def _start(self) -> Gateway:
-        if self._starting is None:
-            self._starting = asyncio.Lock()
-        async with self._starting:
-            if self._gateway is None:
-                self._service = await self._guard.start()
-                self._gateway = build_gateway(self._guard, self._service, self._local)
-        return self._gateway
-
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            await self._start()
+            await self.guard.service()
         except LLMGuardError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
@@ -62,20 +61,22 @@ class Application:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.draining = True
-        if self._service is not None:
-            await self._service.stop()
+        await self.guard.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _local(self, path: str) -> Reply | None:
-        service = self._service
-        if service is None:
+    def _local(self, service: Service) -> Local:
+        """What this process says of itself."""
+
+        def answer(path: str) -> Reply | None:
+            if path == "/livez":
+                return Reply(200, _JSON, b'{"status":"alive"}')
+            if path == "/readyz":
+                reasons = ["shutting down"] if self.draining else service.not_ready()
+                body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
+                return Reply(503 if reasons else 200, _JSON, body)
+            if path == "/metrics":
+                content_type = (b"content-type", prometheus.CONTENT_TYPE)
+                return Reply(200, [content_type], prometheus.render(samples(service)))
             return None
-        if path == "/livez":
-            return Reply(200, _JSON, b'{"status":"alive"}')
-        if path == "/readyz":
-            reasons = ["shutting down"] if self.draining else service.not_ready()
-            body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
-            return Reply(503 if reasons else 200, _JSON, body)
-        if path == "/metrics":
-            return Reply(200, [(b"content-type", prometheus.CONTENT_TYPE)], prometheus.render(samples(service)))
-        return None
+
+        return answer

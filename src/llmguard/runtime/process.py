@@ -36,6 +36,8 @@ T = TypeVar("T")
 START_SECONDS = 2.0
 """How long the first calls of a process wait for its ledger and store; then the policy for absent ones decides."""
 
+_LOOK_SECONDS = 0.02
+
 _WAITING: frozenset[type[Effect]] = frozenset({Ask, Verify, Owners, Count})
 _Handlers = dict[type[Any], Callable[[Any], Any]]
 
@@ -193,6 +195,12 @@ class ProcessService(Upkeep[BlockingLink]):
         self.report(work.__name__, trouble)
 
     # ------------------------------------------------------------------ the end
+
+    async def idle(self, seconds: float = 5.0) -> None:
+        """Wait until no call is running, ``seconds`` at most."""
+        end = time.monotonic() + seconds
+        while self.usable and self.live and time.monotonic() < end:
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def stop(self, seconds: float = 5.0) -> None:
         """Put everything on record, in ``seconds`` or a little more. Calls that still run are recorded as they stand.

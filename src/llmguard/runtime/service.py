@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 
 from llmguard.core.exchange import Ending
@@ -16,7 +17,7 @@ log = logging.getLogger("llmguard.service")
 
 
 class Service(Upkeep[Link]):
-    """Owns the background work of one process and event loop."""
+    """Owns the background work of one process and event loop. ``kept`` is what doors keep with it."""
 
     def __init__(self, owner: str, runtime: AsyncRuntime, link: Link, parts: Parts) -> None:
         super().__init__(owner, link, parts, asyncio.to_thread)
@@ -24,6 +25,9 @@ class Service(Upkeep[Link]):
         self.live = runtime.live
         self._tasks: list[asyncio.Task[None]] = []
         self.closers: list[Callable[[], Awaitable[None]]] = []
+        self.kept: dict[object, object] = {}
+        self._pid = os.getpid()
+        self._stopped = False
 
     async def start(self) -> None:
         """Begin the background work. Returns when the first attempt to get ready is over, ready or not."""
@@ -42,7 +46,13 @@ class Service(Upkeep[Link]):
         ]
 
     async def stop(self, seconds: float = 5.0) -> None:
-        """Let the last calls end, which the server has drained before, and put everything on record."""
+        """Let the last calls end, which the server has drained before, and put everything on record.
+
+        Does nothing the second time, and in a forked child.
+        """
+        if self._stopped or self._pid != os.getpid():
+            return
+        self._stopped = True
         try:
             await asyncio.wait_for(self.runtime.idle.wait(), seconds)
         except TimeoutError:

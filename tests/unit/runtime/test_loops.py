@@ -71,7 +71,7 @@ def test_each_loop_has_a_link_of_its_own_that_ends_with_it(run: Callable[..., No
     assert [sum(store.batches) for store in opened.stores] == [11, 11, 11]
     assert all(len(store.batches) <= 3 for store in opened.stores), "not in batches"
     assert all(store.closed_in is not None for store in opened.stores)
-    assert opened.links._links == opened.links._keepers == {}
+    assert opened.links._kept == opened.links._keepers == {}
     for store in opened.stores:
         store.closed_in = None
     gc.collect()
@@ -87,9 +87,9 @@ def test_a_loop_that_was_closed_without_a_word_is_forgotten_with_the_next_one() 
     careless = asyncio.new_event_loop()
     careless.run_until_complete(ask())
     careless.close()
-    assert list(opened.links._links) == [careless]
+    assert list(opened.links._kept) == [careless]
     asyncio.run(ask())
-    assert opened.links._links == {}
+    assert opened.links._kept == {}
 
 
 def test_a_store_that_is_away_is_heard_of_in_the_coroutine_that_asked() -> None:

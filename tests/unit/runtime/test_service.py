@@ -43,7 +43,7 @@ def configured(home: Path) -> Guard:
 @asynccontextmanager
 async def serving(home: Path) -> AsyncIterator[tuple[Guard, Service]]:
     guard = configured(home)
-    service = await guard.start()
+    service = await guard.service()
     try:
         yield guard, service
     finally:
@@ -361,7 +361,7 @@ def test_calls_that_do_not_end_are_recorded_as_they_stand(tmp_path: Path) -> Non
 
     async def work() -> None:
         guard = configured(tmp_path)
-        service = await guard.start()
+        service = await guard.service()
         link = service.link
         assert isinstance(link, MemoryLink)
         sent, held = await admitted(guard, service), await admitted(guard, service)
@@ -383,7 +383,7 @@ def test_calls_that_do_not_end_are_recorded_as_they_stand(tmp_path: Path) -> Non
 def test_the_end_waits_for_running_calls(tmp_path: Path) -> None:
     async def work() -> None:
         guard = configured(tmp_path)
-        service = await guard.start()
+        service = await guard.service()
         x = await admitted(guard, service)
         stopping = asyncio.create_task(service.stop(10))
         await asyncio.sleep(0.05)
