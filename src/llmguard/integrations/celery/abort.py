@@ -15,7 +15,7 @@ from llmguard.errors import RunawayTaskAborted, TaskAborted
 from llmguard.integrations.celery import dead_letters
 from llmguard.integrations.celery.attempts import Attempt
 
-_NEXT: Final = "`llmguard trips list` shows it, `llmguard dlq requeue` runs it again"
+_NEXT: Final = "once it is mended, `llmguard dlq requeue` runs it again"
 
 
 def stopped(attempt: Attempt, error: BaseException) -> bool:

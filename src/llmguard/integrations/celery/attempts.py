@@ -43,11 +43,15 @@ class Attempt:
         self.delivery = delivery
         self.execution = delivery.execution
         self.policy = delivery.execution.policy
-        self.service: ProcessService = delivery.installation.guard.process()
         self.published = 0
         self.allowed: int | None = self._header(RETRIES)
         self._left = False
         self._paid_then = False
+
+    @property
+    def service(self) -> ProcessService:
+        """The guard at work in this process; begun by the first task that needs it."""
+        return self.delivery.installation.guard.process()
 
     # ------------------------------------------------------------------ what its message says
 
@@ -95,7 +99,7 @@ class Attempt:
         assert isinstance(entered, Entered)
         heard = hear(self.execution, self.delivery.caller, move, entered)
         for note in heard.warned:
-            self.service.notices.note(note)
+            self._warn(note)
         return entered, heard
 
     @property
@@ -137,10 +141,16 @@ class Attempt:
         kind: Literal["tripped", "warned"] = "tripped" if enforced else "warned"
         note = tripped(self.execution, self.delivery.caller, rule, at=now_ms(), kind=kind, **what)
         if not enforced:
-            self.service.notices.note(note)
+            self._warn(note)
             return False
         self.trip(note)
         return True
+
+    def _warn(self, note: TripNote) -> None:
+        """Once for each rule in a run."""
+        if note.rule not in self.execution.warned:
+            self.execution.warned.add(note.rule)
+            self.service.notices.note(note)
 
     def aborted(self, why: str) -> TaskAborted:
         """What ends the body now."""
@@ -165,7 +175,9 @@ class Attempt:
         if self.published > 1 and self.broke("double_retry", limit=1, seen=self.published, unit="retries"):
             raise self.aborted("it has been retried already")
         self._mark(headers)
-        if self.execution.entered and not self._left and not self._leave(succeeded=False, done=False, wait=True):
+        if not self.execution.entered or self._left:
+            return
+        if not self._leave(succeeded=False, done=False, wait=True) and self.policy.enforced:
             raise self.aborted("it has ended elsewhere and is not retried")
 
     def _may_cost_more(self) -> None:
@@ -186,8 +198,14 @@ class Attempt:
 
     # ------------------------------------------------------------------ the end
 
+    def begin_renewing(self) -> None:
+        """The store knows of this run, and must not take it for lost."""
+        self.service.runs.add(self.execution)
+
     def ends(self, state: str | None, outcome: object) -> None:
         """Celery has stored how the run ended."""
+        if self.execution.entered:
+            self.service.runs.discard(self.execution)
         succeeded = state == states.SUCCESS
         if self._left:
             self._paid_late(succeeded=succeeded)

@@ -100,11 +100,11 @@ def _begin(attempt: Attempt) -> None:
 
 
 def _watched(attempt: Attempt) -> Body:
-    policy, execution, runs = attempt.policy, attempt.execution, attempt.service.runs
+    policy, execution = attempt.policy, attempt.execution
     body = Body(
         execution,
         owner(),
-        entered=partial(runs.add, execution),
+        entered=attempt.begin_renewing,
         overdue=partial(_overdue, attempt),
         limit=None if policy.max_runtime is None else policy.max_runtime / 1000,
         alone=_alone(attempt.request),
@@ -151,7 +151,6 @@ def _publishing(headers: dict[str, Any], **_: Any) -> None:
 def _ended(task: Task, state: str | None, retval: object, **_: Any) -> None:
     found = delivery.on(task.request_stack.top)
     if found is not None and found.attempt is not None:
-        found.attempt.service.runs.discard(found.execution)
         found.attempt.ends(state, retval)
 
 
