@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmguard.core.call import Call
 from llmguard.core.decision import Refuse, Target
 
+_REMEMBER = 1_024
 ANY_FAMILY = "sandbox"
 """A provider of this family answers in whatever dialect it is spoken to."""
 
@@ -29,6 +30,7 @@ class Routing:
         self._aliases = dict(aliases)
         families = {provider.family for provider in providers.values()}
         self._defaults = {family: self._default(family) for family in families}
+        self._known: dict[tuple[str | None, str, str], Target] = {}
 
     def _default(self, family: str) -> str | None:
         names = [name for name, provider in self._providers.items() if provider.family == family]
@@ -37,6 +39,18 @@ class Routing:
 
     def target(self, call: Call) -> Target | Refuse:
         """The target of a call; 400 `wrong_dialect` or 404 `unknown_model` where there is none."""
+        asked = (call.upstream, call.family, call.model)
+        known = self._known.get(asked)
+        if known is not None:
+            return known
+        found = self._choose(call)
+        if isinstance(found, Target):
+            if len(self._known) >= _REMEMBER:
+                self._known.clear()
+            self._known[asked] = found
+        return found
+
+    def _choose(self, call: Call) -> Target | Refuse:
         name, model = self._find(call)
         if name is None:
             return Refuse(

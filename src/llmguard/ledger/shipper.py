@@ -79,7 +79,7 @@ class SpoolReader:
 
 
 class Shipper:
-    """Ships one spool. ``interval`` is how long, in seconds, a record may wait when there is little to do.
+    """Ships one spool. ``interval`` is how long, in seconds, a record may wait for others to be shipped with.
 
     ``healthy`` is False from the first failed attempt to the next good one, and ``error`` says why. ``shipped`` is the
     number of the last record that is safe in SQL.
@@ -103,6 +103,7 @@ class Shipper:
         self._wake = threading.Event()
         self._moved = threading.Condition()
         self._stopping = False
+        self._taken = 0
         self.shipped = 0
         self.error: str | None = None
 
@@ -158,7 +159,7 @@ class Shipper:
         backoff = _BACKOFF_S[0]
         while not self._stopping:
             try:
-                full = self.ship()
+                taken = self.ship()
             except LedgerUnavailable as error:
                 if self.healthy:
                     _log.warning("cannot ship the spool, will try again: %s", error)
@@ -168,17 +169,18 @@ class Shipper:
             else:
                 self.error = None
                 backoff = _BACKOFF_S[0]
-                if not full:
+                if taken < self._batch:  # a transaction costs as much as ten rows: let some gather
                     self._wake.wait(self._interval)
             self._wake.clear()
 
-    def ship(self) -> bool:
-        """Ship one batch now, in the calling thread; returns whether there may be more.
+    def ship(self) -> int:
+        """Ship one batch now, in the calling thread; returns how many records it took, 0 when there are no more.
 
         Raises :class:`llmguard.errors.LedgerUnavailable`, having shipped nothing.
         """
         start = self._reader.seq
         first = self._reader.read(SLICE)
+        self._taken = len(first)
         if first:
             try:
                 self._post(first, start)
@@ -189,7 +191,7 @@ class Shipper:
         with self._moved:
             self.shipped = self._reader.seq - 1
             self._moved.notify_all()
-        return bool(first)
+        return self._taken
 
     def _post(self, first: list[SettleRecord], start: int) -> None:
         spool = self.spool.path
@@ -200,11 +202,11 @@ class Shipper:
             self._post_singly(start)
 
     def _slices(self, first: list[SettleRecord]) -> Iterator[list[SettleRecord]]:
-        settled, taken = first, 0
+        settled = first
         while settled:
             yield settled
-            taken += len(settled)
-            settled = self._reader.read(SLICE) if taken < self._batch else []
+            settled = self._reader.read(SLICE) if self._taken < self._batch else []
+            self._taken += len(settled)
 
     def _post_singly(self, start: int) -> None:
         """The database rejects the batch: find out which record it is."""

@@ -117,27 +117,27 @@ class Spool:
         kind = codec.KINDS[record.__class__]
         payload = codec.encode((kind, record))
         with self._lock:
-            if self._put(kind, payload, urgent=kind != HOLD and kind != PARTIAL):
+            if type(record) is HoldRecord:
+                if self._put(kind, payload, urgent=False):
+                    self._begin(record)
+            elif self._put(kind, payload, urgent=kind != PARTIAL):
                 self._follow(kind, record)
 
     def _put(self, kind: int, payload: bytes, *, urgent: bool) -> bool:
-        size = len(payload) + codec.HEADER.size
-        end = self._at + size
+        at, seq = self._at, self._seq + 1
+        data = codec.frame(seq, payload)
+        end = at + len(data)
         if end > (self._end if urgent else self._plain_end):
-            if not self._make_room(kind, size, urgent=urgent):
+            if not self._make_room(kind, len(data), urgent=urgent):
                 return False
-            end = self._at + size
-        seq = self._seq + 1
-        self._map[self._at : end] = codec.frame(seq, payload)
-        self._at = end
-        self._seq = seq
+            at, end = self._at, self._at + len(data)
+        self._map[at:end] = data
+        self._at, self._seq = end, seq
         return True
 
     def _follow(self, kind: int, record: Any) -> None:
         """Know which calls are running."""
-        if kind == HOLD:
-            self._begin(record)
-        elif kind == SETTLE:
+        if kind == SETTLE:
             self._running.pop(record.entry.event_id, None)
         else:
             running = self._running.get(record.event_id)

@@ -6,7 +6,7 @@ from llmguard.core.call import UNATTRIBUTED, Caller
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Steps
 from llmguard.core.exchange import Exchange
-from llmguard.stages.attribution import NAME_LIMIT, describe
+from llmguard.stages.attribution import NAME_LIMIT, act_for, describe
 from llmguard.stages.base import PassiveStage
 
 
@@ -32,4 +32,6 @@ class Attributed(PassiveStage):
                 403,
                 f"x-llmguard-feature may have {NAME_LIMIT} characters at most, all of them printable",
             )
-        return describe(who, x.call, caller.end_user, caller.trace_id)
+        refusal = describe(who, x.call, caller.end_user, caller.trace_id)
+        act_for(who, x.call)
+        return refusal

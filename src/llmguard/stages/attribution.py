@@ -16,7 +16,8 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
 
 
 def describe(who: Attribution, call: Call, end_user: str | None, trace_id: str | None) -> Refuse | None:
-    """Read metadata, end user and trace: each from its header, else what the caller's context says, else the body.
+    """Read metadata, end user and trace: each from its header, else what the caller's context says; see :func:`act_for`
+    for the body.
 
     Refuses with 400 `invalid_metadata`.
     """
@@ -25,9 +26,15 @@ def describe(who: Attribution, call: Call, end_user: str | None, trace_id: str |
         call.metadata = read_metadata(headers)
     except BadMetadata as bad:
         return Refuse("invalid_metadata", 400, str(bad))
-    user = headers.get("x-llmguard-user") or end_user or call.end_user
+    user = headers.get("x-llmguard-user") or end_user
     who.end_user = user[:NAME_LIMIT] if user else None
     traceparent = headers.get("traceparent")
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent is not None else None
     who.trace_id = match.group(1) if match else trace_id
     return None
+
+
+def act_for(who: Attribution, call: Call) -> None:
+    """Take the end user from the body where neither header nor context names one."""
+    if who.end_user is None and call.end_user:
+        who.end_user = call.end_user[:NAME_LIMIT]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from llmguard.core.call import UNATTRIBUTED, Attribution, Caller, Principal
 from llmguard.core.decision import Refuse
 from llmguard.core.effects import Emit, Notice, Steps, Verify
@@ -9,7 +11,7 @@ from llmguard.core.exchange import Exchange
 from llmguard.core.notes import ContextNote
 from llmguard.core.signed import HEADER, HTTP, Signed, Signer
 from llmguard.errors import GuardUnavailable
-from llmguard.stages.attribution import NAME_LIMIT, describe
+from llmguard.stages.attribution import NAME_LIMIT, act_for, describe
 from llmguard.stages.base import PassiveStage
 
 ANY = "*"
@@ -25,6 +27,10 @@ _WHY = {
     "expired": "this key has expired; ask for a new one (llmguard keys rotate)",
     "revoked": "this key was revoked; ask for a new one (llmguard keys create)",
 }
+
+
+Known = tuple[Principal, Attribution, dict[str, str]]
+"""What was concluded from a head: the key that it was concluded for, attribution and metadata."""
 
 
 class Authn(PassiveStage):
@@ -49,13 +55,26 @@ class Authn(PassiveStage):
         if not isinstance(verdict, Principal):
             return _unauthorised(_WHY.get(verdict, _WHY["unknown"]))
         x.principal = verdict
-        _charge_to(x, verdict)
-        signed = yield from self._read(x, verdict)
-        if signed is None:
-            return _narrow(x, verdict, _UNSIGNED)
-        _choose(x, verdict, signed)
-        refusal = _narrow(x, verdict, signed)
-        x.caller = _caller(x.who, signed.depth)
+        known: Known | None = x.call.memo.get(self)
+        if known is None or known[0] is not verdict:
+            return (yield from self._attribute(x, verdict))
+        x.who, x.call.metadata = copy(known[1]), known[2]
+        act_for(x.who, x.call)
+        return None
+
+    def _attribute(self, x: Exchange, key: Principal) -> Steps[Refuse | None]:
+        """What the head says under this key, kept for calls with the same head: but not what a signed context says,
+        which is believed for a time only."""
+        _charge_to(x, key)
+        signed = yield from self._read(x, key)
+        if signed is not None:
+            _choose(x, key, signed)
+        refusal = _narrow(x, key, signed or _UNSIGNED)
+        if refusal is None and HEADER not in x.call.headers:
+            x.call.memo[self] = key, copy(x.who), x.call.metadata
+        act_for(x.who, x.call)
+        if signed is not None:
+            x.caller = _caller(x.who, signed.depth)
         return refusal
 
     def _read(self, x: Exchange, key: Principal) -> Steps[Signed | None]:

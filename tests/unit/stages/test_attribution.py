@@ -165,3 +165,36 @@ def test_headers_that_say_nothing_right_are_refused(headers: dict[str, str], cod
     refusal = Script().play(exchange(Attributed(), headers).open(NOW))
     assert isinstance(refusal, Refuse)
     assert refusal.code == code
+
+
+# ---------------------------------------------------------------------- calls with the same head
+
+
+def again(x: Exchange, key: Principal, **fields: Any) -> Exchange:
+    """Another call with the head of ``x``."""
+    following = exchange(x.stages.opening[0], dict(x.call.headers), **fields)
+    following.call.memo = x.call.memo
+    assert isinstance(Script(Verify=key).play(following.open(NOW)), Admit)
+    return following
+
+
+def test_what_a_head_says_is_worked_out_once_and_the_body_names_its_own_user() -> None:
+    headers = {"x-llmguard-feature": "chat/a", "x-llmguard-metadata": '{"job": "1"}'}
+    first, _ = through_the_gateway(KEY, headers)
+    second, third = again(first, KEY, end_user="bea"), again(first, KEY)
+    assert (names(second.who), second.who.end_user) == (("search", "prod", "chat/a"), "bea")
+    assert (names(third.who), third.who.end_user, third.call.metadata) == (names(first.who), None, {"job": "1"})
+    assert third.principal is KEY
+    third.who.team = "other"
+    assert again(first, KEY).who.team == "search"
+
+
+def test_a_key_that_changed_is_asked_anew() -> None:
+    first, _ = through_the_gateway(KEY, {})
+    assert names(again(first, replace(KEY, team="growth")).who) == ("growth", "prod", "chat")
+
+
+def test_a_signed_context_is_read_each_time() -> None:
+    first, _ = through_the_gateway(KEY, signed())
+    assert first.call.memo == {}
+    assert again(first, KEY).caller == first.caller
