@@ -7,10 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: serve test bench lint lock clean
+.PHONY: serve demo test bench lint lock clean
 
 serve: $(VENV)/run.stamp
 	@$(BIN)/llmguard serve --host $(HOST) --port $(PORT) $(if $(CONFIG),--config $(CONFIG))
+
+# A runaway Celery job, stopped before your eyes. It needs a broker and an SDK, which come with the test tools.
+demo: $(VENV)/test.stamp
+	@$(BIN)/llmguard demo
 
 test: $(VENV)/test.stamp $(VENV)/old-sdks.stamp lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ from llmguard.cli import (
     audit,
     budgets,
     configuration,
+    demo,
     dlq,
     doctor,
     keys,
@@ -86,7 +87,7 @@ def _root(
     """Guardrails for what a company spends on LLM APIs."""
 
 
-for commands in (serve, configuration, migrate, doctor):
+for commands in (serve, demo, configuration, migrate, doctor):
     commands.register(app)
 app.add_typer(keys.app, name="keys")
 app.add_typer(budgets.app, name="budgets")
