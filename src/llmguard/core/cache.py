@@ -115,6 +115,36 @@ def digest(call: Call, who: Attribution, target: Target) -> bytes:
     return blake2b(text.encode(), digest_size=32).digest()
 
 
+class Tape:
+    """Records a reply while it passes to its caller, up to ``room`` bytes.
+
+    ``name`` is the call's :func:`digest`, ``owner`` its ``org/team``; ``claimed`` says that others wait for it.
+    ``content_type`` is None until the reply's head has come, and for one that is not to be kept.
+    """
+
+    __slots__ = ("_pieces", "_room", "claimed", "content_type", "name", "owner")
+
+    def __init__(self, name: bytes, owner: str, room: int, *, claimed: bool) -> None:
+        self.name = name
+        self.owner = owner
+        self.claimed = claimed
+        self.content_type: str | None = None
+        self._pieces: list[bytes] = []
+        self._room = room
+
+    def add(self, data: bytes) -> None:
+        """More of the reply. Beyond its room nothing is remembered."""
+        self._room -= len(data)
+        if self._room >= 0:
+            self._pieces.append(data)
+        else:
+            self._pieces.clear()
+
+    def body(self, rest: bytes) -> bytes | None:
+        """All of it with ``rest`` at its end; None where that is too much."""
+        return b"".join((*self._pieces, rest)) if self._room >= len(rest) else None
+
+
 class Kept(NamedTuple):
     """A reply as it is kept: status 200 always, the media type, the bytes, and what it had cost.
 

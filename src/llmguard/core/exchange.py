@@ -14,6 +14,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from llmguard.core.buckets import Plan
+from llmguard.core.cache import Tape
 from llmguard.core.call import Attribution, Call, Caller, Edits, ObjectRef, Principal
 from llmguard.core.decision import NOWHERE, Admit, Decision, Refuse, Replay, Target
 from llmguard.core.effects import Emit, Spool, Steps
@@ -136,6 +137,9 @@ class Exchange(Struct, eq=False):
     usage: Usage | None = None
     source: Source = Source.HOLD
     cost: Cost | None = None
+    tape: Tape | None = None
+    cache: str | None = None
+    saved_nano: int = 0
 
     def __post_init__(self) -> None:
         self.attempt_id = self.event_id  # the first attempt bears the call's own id
@@ -184,6 +188,8 @@ class Exchange(Struct, eq=False):
         self.first_byte_at = self.now = now
         self.bytes_out = len(body)
         self.reader.whole(self.status, content_type, body)
+        if self.tape is not None:
+            self.tape.add(body)
 
     def feed(self, data: bytes, now: int) -> bytes:
         """Pass the next bytes of a stream through; afterwards ``due`` says whether :meth:`attend` has work."""
@@ -194,6 +200,8 @@ class Exchange(Struct, eq=False):
             self.first_byte_at = now
         self.bytes_out += len(data)
         released = reader.feed(data)
+        if self.tape is not None:
+            self.tape.add(released)
         self.due = self.state is State.ANSWERED and (
             reader.generated > self.output_hold or self.bytes_out >= self.next_partial or now >= self.partial_at + 2_000
         )

@@ -42,6 +42,10 @@ class Reader(Protocol):
         """
         ...
 
+    def held(self) -> bytes:
+        """What :meth:`flush` would return, which stays held."""
+        ...
+
     def flush(self) -> bytes:
         """The bytes held back (terminal event, torn tail), once the call's record is written."""
         ...

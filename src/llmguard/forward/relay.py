@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
 from msgspec import Struct
 
 from llmguard.core.call import Call
-from llmguard.core.decision import Admit, Refuse
+from llmguard.core.decision import Admit, Refuse, Replay
 from llmguard.core.edge import returning_headers
 from llmguard.core.exchange import Ending, Exchange, Pipeline, Stage
 from llmguard.core.money import usd_string
@@ -80,7 +80,9 @@ class Relay:
             if isinstance(decision, Refuse):
                 runtime.close(x, Ending.DONE)
                 return refused(dialect, decision, event_id)
-            assert isinstance(decision, Admit)
+            if isinstance(decision, Replay):
+                runtime.close(x, Ending.DONE)
+                return _replayed(decision)
             return await self._forward(x, decision)
         except BaseException:
             runtime.close(x, Ending.CALLER_GONE)
@@ -108,6 +110,8 @@ class Relay:
             return self._failed(x, error)
         try:
             x.answer(incoming.status, runtime.now())
+            if x.tape is not None:
+                x.tape.content_type = kept_type(incoming.headers)
             if incoming.body is None and comes_whole(call, incoming.status, incoming.headers):
                 await _collect(incoming)
             return self._reply(x, incoming, upstream)
@@ -217,6 +221,22 @@ def content_type(headers: Headers) -> str:
         if name == b"content-type":
             return value.decode("latin-1").lower()
     return ""
+
+
+def kept_type(headers: Headers) -> str | None:
+    """The media type of a reply that may be kept; None for one in an encoding that not every caller reads."""
+    return None if any(name == b"content-encoding" for name, _ in headers) else content_type(headers)
+
+
+def _replayed(replay: Replay) -> Reply:
+    if len(replay.chunks) == 1:
+        return Reply(replay.status, replay.headers, replay.chunks[0])
+    return Reply(replay.status, replay.headers, None, _each(replay.chunks))
+
+
+async def _each(chunks: list[bytes]) -> AsyncGenerator[bytes]:
+    for chunk in chunks:
+        yield chunk
 
 
 def comes_whole(call: Call, status: int, headers: Headers) -> bool:

@@ -174,11 +174,15 @@ class SSEReader:
                     return data if fate is PASS else self._settle(data, fate)
         return self._step(data)
 
+    def held(self) -> bytes:
+        """What :meth:`flush` would return, which stays held."""
+        return bytes(self._back + self._tail[self._sent :])
+
     def flush(self) -> bytes:
         """The bytes held back; what comes after is passed on unread."""
         self._flushed = True
         self._plain = False
-        out = bytes(self._back + self._tail[self._sent :])
+        out = self.held()
         self._back.clear()
         self._tail.clear()
         self._sent = 0

@@ -130,6 +130,10 @@ class UnknownReader:
         """The same bytes."""
         return data
 
+    def held(self) -> bytes:
+        """Nothing is ever held."""
+        return b""
+
     def flush(self) -> bytes:
         """Nothing is ever held back."""
         return b""

@@ -14,7 +14,7 @@ from llmguard.core.effects import Ask, Count, Notice, Spool, Steps, Tell
 from llmguard.core.estimate import STEP, Estimate, estimate
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.holds import Charges, Holds
-from llmguard.core.moves import Admitted, Again, Correct, Denied, Done, Extend, Hold, Release, Reserve, Settle
+from llmguard.core.moves import Admitted, Again, Correct, Denied, Done, Extend, Hold, Part, Release, Reserve, Settle
 from llmguard.core.notes import BudgetNote
 from llmguard.core.outage import Allowance, Why, strictest
 from llmguard.core.records import VoidRecord
@@ -26,6 +26,7 @@ from llmguard.stages.records import hold_record
 _ATTEMPTS = 4
 _FRESH_MS = 2_000
 _FLOOR = 1_024
+_NOTHING = Estimate(0, True, 0, 0, 1, 0, 0, 0, 0)
 _LEEWAY = 2
 """How often the output that a caller named must have been seen, by estimate, before it is believed to be passed."""
 
@@ -90,6 +91,31 @@ class Quota:
             yield Spool(VoidRecord(x.event_id))
             x.hold_written = False
         return refusal
+
+    def gate(self, x: Exchange) -> Steps[Refuse | None]:
+        """What holds for a call that costs nothing: trips, rates and concurrency, not money.
+
+        Where the store cannot be asked such a call passes: there is nothing to lose by it.
+        """
+        plan = self._plan(x, ())
+        named = x.watch.trips if x.watch is not None else ()
+        rates = tuple([rate for rate in plan.rates if rate.unit == "requests"])
+        live = Plan(tuple([b for b in plan.buckets if b.unit == "calls"]), rates, plan.until)
+        if not (live.buckets or rates or named) or self._allowance.silent(x.now):
+            return None
+        holds = Holds(live, _NOTHING)
+        lease_ms, owner = self._policy.lease_ms, self._policy.owner
+        move = Reserve(x.event_id, owner, lease_ms, holds, live.steady, named, part=Part.GATE, seq=self._seq)
+        try:
+            answer = yield Ask(move)
+        except StoreUnavailable:
+            self._allowance.failed(x.now)
+            return None
+        if isinstance(answer, Denied):
+            return (yield from self._denied(x, live, answer))
+        if isinstance(answer, Admitted):
+            yield Tell(Release(x.event_id))
+        return None
 
     def _own_budgets(self, x: Exchange) -> tuple[BudgetRule, ...]:
         """What the caller's key, its task and its tree may cost."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from llmguard.core.call import Call
-from llmguard.core.decision import Admit, Refuse
+from llmguard.core.decision import Admit, Refuse, Replay
 from llmguard.core.effects import Effect, Steps
 from llmguard.core.exchange import Ending, Exchange, Pipeline, Stage
 from llmguard.core.money import usd_string
@@ -18,7 +18,17 @@ from llmguard.errors import UpstreamError
 from llmguard.forward.blocking.engine import Caller, CallerGone, Engine, Incoming
 from llmguard.forward.engine import Headers
 from llmguard.forward.large import LargeReply
-from llmguard.forward.relay import DRAIN_SECONDS, Mask, Reply, comes_whole, content_type, failure, refused, reply_head
+from llmguard.forward.relay import (
+    DRAIN_SECONDS,
+    Mask,
+    Reply,
+    comes_whole,
+    content_type,
+    failure,
+    kept_type,
+    refused,
+    reply_head,
+)
 from llmguard.forward.upstreams import HOLD_UP_TO, Upstream
 
 log = logging.getLogger("llmguard.relay")
@@ -92,7 +102,9 @@ class BlockingRelay:
             if isinstance(decision, Refuse):
                 runtime.close(x, Ending.DONE)
                 return _plain(refused(dialect, decision, event_id))
-            assert isinstance(decision, Admit)
+            if isinstance(decision, Replay):
+                runtime.close(x, Ending.DONE)
+                return _replayed(decision)
             return self._forward(x, decision, caller)
         except BaseException:
             runtime.close(x, Ending.CALLER_GONE)
@@ -121,6 +133,8 @@ class BlockingRelay:
             return self._failed(x, error)
         try:
             x.answer(incoming.status, runtime.now())
+            if x.tape is not None:
+                x.tape.content_type = kept_type(incoming.headers)
             if incoming.body is None and comes_whole(call, incoming.status, incoming.headers):
                 _collect(incoming)
             return self._reply(x, incoming, upstream)
@@ -218,6 +232,16 @@ class BlockingRelay:
         except UpstreamError:
             runtime.close(x, Ending.UPSTREAM_FAILED)
             raise
+
+
+def _replayed(replay: Replay) -> BlockingReply:
+    if len(replay.chunks) == 1:
+        return BlockingReply(replay.status, replay.headers, replay.chunks[0])
+    return BlockingReply(replay.status, replay.headers, None, _each(replay.chunks))
+
+
+def _each(chunks: list[bytes]) -> Generator[bytes, None, None]:
+    yield from chunks
 
 
 def _plain(reply: Reply) -> BlockingReply:

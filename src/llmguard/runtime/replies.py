@@ -1,0 +1,170 @@
+"""Kept replies for those who run calls: names, seals and waiting, over a back end that may be away.
+
+A cache that does not answer is a miss, and so is an entry that does not open: no call fails for it, or waits for it
+longer than a quarter of a second. A call that waits for another's reply looks again and again, in growing steps; of
+those that wait in one event loop only one looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from llmguard.core.effects import Found, GiveUp, Keep, Seek
+from llmguard.stores.cache import AsyncBackend, Backend, Look, Vault
+from llmguard.stores.cache.ports import CacheAway
+
+log = logging.getLogger("llmguard.cache")
+
+PATIENCE_S = 30.0
+"""How long a call waits for the reply that another one is fetching, before it goes itself."""
+_STEPS = (0.005, 0.01, 0.02, 0.05)
+
+
+class Waits(Protocol):
+    """How a runtime reaches the cache: each method answers one effect."""
+
+    def seek(self, effect: Seek) -> Any:
+        """Answer with a :class:`~llmguard.core.effects.Found`, or something to wait for that has it."""
+        ...
+
+    def keep(self, effect: Keep) -> None:
+        """Keep a reply, now or soon."""
+        ...
+
+    def give_up(self, effect: GiveUp) -> None:
+        """End a claim, now or soon."""
+        ...
+
+
+def _steps() -> Iterator[float]:
+    """Seconds between two looks, while patience lasts."""
+    waited, number = 0.0, 0
+    while waited < PATIENCE_S:
+        step = _STEPS[min(number, len(_STEPS) - 1)]
+        yield step
+        waited, number = waited + step, number + 1
+
+
+def _opened(vault: Vault, effect: Seek, names: list[str], look: Look) -> Found:
+    if look.blob is None:
+        return Found(claimed=look.claimed)
+    return Found(vault.unseal(effect.owner, names[look.index], look.index, look.blob))
+
+
+class BlockingReplies:
+    """For threads."""
+
+    def __init__(self, backend: Backend, vault: Vault) -> None:
+        self._backend = backend
+        self._vault = vault
+
+    def seek(self, effect: Seek) -> Found:
+        """Look, and wait in this thread for another call's reply."""
+        names = self._vault.names(effect.owner, effect.name)
+        try:
+            look = self._backend.look(names, effect.rid)
+            for step in _steps():
+                if look.blob is not None or look.claimed:
+                    break
+                time.sleep(step)
+                look = self._backend.look(names, effect.rid)
+        except CacheAway as error:
+            log.info("%s", error)
+            return Found()
+        return _opened(self._vault, effect, names, look)
+
+    def keep(self, effect: Keep) -> None:
+        """Keep a reply."""
+        name = self._vault.names(effect.owner, effect.name)[0]
+        try:
+            self._backend.put(name, self._vault.seal(effect.owner, name, effect.kept), effect.ttl_ms, effect.rid)
+        except CacheAway as error:
+            log.info("%s", error)
+
+    def give_up(self, effect: GiveUp) -> None:
+        """End a claim."""
+        try:
+            self._backend.give_up(self._vault.names(effect.owner, effect.name)[0], effect.rid)
+        except CacheAway as error:
+            log.info("%s", error)
+
+
+class AsyncReplies:
+    """For one event loop. What is kept travels in a task of its own, so that nobody waits for it."""
+
+    def __init__(self, backend: AsyncBackend, vault: Vault) -> None:
+        self._backend = backend
+        self._vault = vault
+        self._lookouts: dict[str, asyncio.Future[None]] = {}
+        self._sent: set[asyncio.Task[None]] = set()
+
+    async def seek(self, effect: Seek) -> Found:
+        """Look, and wait for another call's reply."""
+        names = self._vault.names(effect.owner, effect.name)
+        try:
+            look = await self._backend.look(names, effect.rid)
+            if look.blob is None and not look.claimed:
+                look = await self._wait(names, effect.rid)
+        except CacheAway as error:
+            log.info("%s", error)
+            return Found()
+        return _opened(self._vault, effect, names, look)
+
+    async def _wait(self, names: list[str], rid: str) -> Look:
+        """Until there is a reply or the claim on it is ours; one of those who wait for a name looks for all."""
+        end = time.monotonic() + PATIENCE_S
+        while (ahead := self._lookouts.get(names[0])) is not None and (left := end - time.monotonic()) > 0:
+            await asyncio.wait([ahead], timeout=left)
+            look = await self._backend.look(names, rid)
+            if look.blob is not None or look.claimed:
+                return look
+        mine = self._lookouts[names[0]] = asyncio.get_running_loop().create_future()
+        look = Look(None)
+        try:
+            for step in _steps():
+                await asyncio.sleep(step)
+                look = await self._backend.look(names, rid)
+                if look.blob is not None or look.claimed:
+                    break
+            return look
+        finally:
+            if self._lookouts.get(names[0]) is mine:
+                del self._lookouts[names[0]]
+            mine.set_result(None)
+
+    def keep(self, effect: Keep) -> None:
+        """Keep a reply, soon."""
+        self._send(self._keep(effect))
+
+    def give_up(self, effect: GiveUp) -> None:
+        """End a claim, soon."""
+        self._send(self._give_up(effect))
+
+    async def close(self) -> None:
+        """Wait for what is on its way, and give back connections."""
+        if self._sent:
+            await asyncio.wait(self._sent, timeout=1.0)
+        await self._backend.aclose()
+
+    def _send(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._sent.add(task)
+        task.add_done_callback(self._sent.discard)
+
+    async def _keep(self, effect: Keep) -> None:
+        name = self._vault.names(effect.owner, effect.name)[0]
+        try:
+            blob = self._vault.seal(effect.owner, name, effect.kept)
+            await self._backend.put(name, blob, effect.ttl_ms, effect.rid)
+        except CacheAway as error:
+            log.info("%s", error)
+
+    async def _give_up(self, effect: GiveUp) -> None:
+        try:
+            await self._backend.give_up(self._vault.names(effect.owner, effect.name)[0], effect.rid)
+        except CacheAway as error:
+            log.info("%s", error)
