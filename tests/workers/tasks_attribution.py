@@ -15,7 +15,7 @@ from typing import Any
 
 from celery import chain, chord, group
 
-from tests.support.celery_side import apay, app, pay, run
+from tests.support.celery_side import apay, app, llm_task, pay, run
 
 
 @app.task
@@ -171,3 +171,10 @@ def child_from_thread(tag: str) -> None:
     thread = Thread(target=leaf.delay, args=(tag,))
     thread.start()
     thread.join()
+
+
+@app.task
+@llm_task(team="growth", feature="summaries")
+def of_growth(tag: str) -> None:
+    """A task that says itself whom it is for."""
+    pay(tag)

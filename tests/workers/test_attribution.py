@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
+from celery.signals import before_task_publish
 from fastapi import FastAPI
 
 import llmguard
+from llmguard.core.signed import HEADER, Signed, Signer
+from llmguard.core.signed import task as bound_to
 from llmguard.guard import Guard
 from llmguard.integrations.celery import install
+from llmguard.runtime.ids import now_ms
 from tests.support.celery_rig import Rig, Worker, rig
 from tests.workers.paths import KILLS, NOT_ON, PATHS
 
@@ -112,5 +118,47 @@ def rows(r: Rig, tag: str) -> Counter[tuple[str, str, str]]:
 def test_no_call_was_for_nobody(played: tuple[Rig, dict[str, Path]]) -> None:
     r, _ = played
     with closing(sqlite3.connect(r.home / "ledger.db")) as ledger:
-        strangers = ledger.execute("SELECT team, feature FROM ledger_entries WHERE team <> 'web'").fetchall()
+        strangers = ledger.execute(
+            "SELECT team, feature FROM ledger_entries WHERE team NOT IN ('web', 'growth')"
+        ).fetchall()
     assert strangers == []
+
+
+@pytest.mark.parametrize("why", ["forged", "replayed"])
+def test_a_header_that_is_not_believed(played: tuple[Rig, dict[str, Path]], why: str) -> None:
+    """Someone with access to the broker writes another team's name, or another message's header, on a message."""
+    r, _ = played
+    worker = r.workers[0]
+    key = Guard(str(r.config)).secrets().signing if why == "replayed" else (b"a key that somebody has made up",)
+    claim = Signed(team="web", env="test", feature=why, tree_id="elsewhere")
+    text = Signer(key).sign(claim, bound_to("another task"), now_ms())
+
+    def write(headers: dict[str, Any], **_: Any) -> None:
+        headers[HEADER] = text
+
+    before_task_publish.connect(write)
+    try:
+        worker.app.send_task("tests.workers.tasks_attribution.of_growth", (why,), queue=worker.queue)
+    finally:
+        before_task_publish.disconnect(write)
+    worker.wait_until(lambda: r.provider.paid(why) == 1)
+    worker.wait_until(lambda: entries(r, "team = 'growth' AND feature = 'summaries'") >= 1, what="a row of growth's")
+    worker.wait_until(lambda: rejected(r, why) == ["task tests.workers.tasks_attribution.of_growth"], what=why)
+    assert entries(r, f"feature = '{why}'") == 0
+
+
+def entries(r: Rig, condition: str) -> int:
+    """How many rows of the ledger fulfil a condition."""
+    with closing(sqlite3.connect(r.home / "ledger.db")) as ledger:
+        (number,) = ledger.execute(f"SELECT count(*) FROM ledger_entries WHERE {condition}").fetchone()
+    return int(number)
+
+
+def rejected(r: Rig, why: str) -> list[str]:
+    """The bearers of contexts that were not believed for this reason, by the audit trail."""
+    records = r.llmguard("audit", "tail")
+    return [
+        record["subject"]
+        for record in records
+        if record["action"] == "context.rejected" and why in json.dumps(record["details"])
+    ]
