@@ -42,7 +42,7 @@ class Installation:
     def __init__(self, app: Celery, guard: Guard | None, default: TaskPolicy | Mapping[str, Any] | None) -> None:
         self.app = app
         self._given = guard
-        self._default = default
+        self._default = undecorated(default) if isinstance(default, Mapping) else default
         self._pid = 0
         self._strangers = False
         self._policies: dict[str, TaskPolicy] = {}
@@ -100,9 +100,7 @@ class Installation:
     @cached_property
     def default(self) -> TaskPolicy:
         """The rules of tasks without any of their own. Raises ImproperlyConfigured."""
-        if isinstance(self._default, TaskPolicy):
-            return self._default
-        return undecorated(self._default if self._default is not None else self.settings.default or {})
+        return undecorated(self.settings.default or {}) if self._default is None else self._default
 
     def check(self) -> None:
         """Read all that would otherwise be read at the first task. Raises ImproperlyConfigured or ConfigError."""
@@ -110,7 +108,8 @@ class Installation:
 
     def check_same(self, guard: Guard | None, default: TaskPolicy | Mapping[str, Any] | None) -> None:
         """Whether a second `install` asks for what there is. Raises ImproperlyConfigured."""
-        if (guard is not None and guard is not self._given) or (default is not None and default != self._default):
+        asked = undecorated(default) if isinstance(default, Mapping) else default
+        if (guard is not None and guard is not self._given) or (asked is not None and asked != self._default):
             raise ImproperlyConfigured(
                 f"{self.app!r} is guarded already, in another way; call install() once, with the guard that is meant."
             )

@@ -43,6 +43,12 @@ def test_a_second_guard(app: Celery) -> None:
     assert "guarded already" in sentence(told)
 
 
+def test_a_default_that_cannot_be(new_app: Callable[..., Celery]) -> None:
+    with pytest.raises(ImproperlyConfigured) as told:
+        install(new_app(), default={"max_calls": -1})
+    assert "max_calls is -1" in sentence(told)
+
+
 def test_the_decorator_above_the_task(app: Celery) -> None:
     with pytest.raises(ImproperlyConfigured) as told:
 
