@@ -55,6 +55,11 @@ def expect_install() -> None:
 def check_worker(installation: Installation, worker: Any) -> None:
     """What can only be seen when a worker starts. Raises ImproperlyConfigured or ConfigError."""
     installation.check()
+    if _has_processes(worker) and worker.pool_start_method == "spawn":
+        raise ImproperlyConfigured(
+            "worker_pool_start_method is 'spawn', and a spawned child has an application of its own, which nothing "
+            "guards; set it to 'fork', or use another pool."
+        )
     store = installation.guard.config.store
     children = _children(worker)
     if store.startswith("memory:") and children > 1 and not installation.settings.children_alone:
@@ -77,10 +82,14 @@ def refuse_to_start(why: object) -> None:
     raise SystemExit(f"llmguard: {why}")
 
 
+def _has_processes(worker: Any) -> bool:
+    pool = worker.pool_cls if isinstance(worker.pool_cls, str) else worker.pool_cls.__module__
+    return pool.partition(":")[0].rpartition(".")[2] in _PROCESSES
+
+
 def _children(worker: Any) -> int:
     """How many processes the pool has, at most; 1 where tasks run in the main process."""
-    pool = worker.pool_cls if isinstance(worker.pool_cls, str) else worker.pool_cls.__module__
-    if pool.partition(":")[0].rpartition(".")[2] not in _PROCESSES:
+    if not _has_processes(worker):
         return 1
     scale = worker.options.get("autoscale")
     if scale:

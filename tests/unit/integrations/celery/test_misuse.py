@@ -116,6 +116,12 @@ def test_a_store_in_memory_for_one_process(app: Celery, options: dict[str, Any])
     worker(app, **options)
 
 
+def test_children_that_are_spawned(app: Celery) -> None:
+    with pytest.raises(SystemExit) as told:
+        worker(app, pool_cls="prefork", concurrency=1, pool_start_method="spawn")
+    assert "set it to 'fork'" in sentence(told)
+
+
 def test_each_child_may_spend_alone(app: Celery) -> None:
     app.conf.llmguard_children_alone = True
     worker(app, pool_cls="prefork", concurrency=4)
