@@ -246,13 +246,16 @@ class Attempt:
         return Leave(execution.key, execution.run_id + suffix, f"name:{execution.name}", succeeded, paid, done)
 
     def _changed(self, move: Move) -> bool:
-        """Make a move and learn whether it changed anything; without a store it is owed, and is taken to have."""
+        """Make a move and learn whether it changed anything; while the store is away or cold it is owed, and is taken
+        to have."""
         try:
             answer = self.service.ask(move)
         except StoreUnavailable:
-            self.service.tell((move,))
-            return True
-        return not isinstance(answer, Done) or answer.changed
+            answer = None
+        if isinstance(answer, Done):
+            return answer.changed
+        self.service.tell((move,))
+        return True
 
 
 _LAST: Final = frozenset({states.SUCCESS, states.FAILURE, states.IGNORED, states.REJECTED})
