@@ -73,7 +73,8 @@ def _guarded_retry(kind: type[Task]) -> Callable[..., Any]:
 
     def retry(self: Task, *args: Any, **kwargs: Any) -> Any:
         original = super(kind, self).retry if own is None else partial(own, self)
-        if on(self.request_stack.top) is None:
+        # The class of another guarded task may be the base of this one: one of the two is enough.
+        if type(self) is not kind or on(self.request_stack.top) is None:
             return original(*args, **kwargs)
         return lifecycle.retry(self, original, args, kwargs)
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 
 import llmguard
 from llmguard.guard import Guard
-from llmguard.integrations.celery import delivery, install, llm_task
+from llmguard.integrations.celery import delivery, install, lifecycle, llm_task
 from llmguard.runtime.context import current
 from tests.support.celery_kinds import CALLED, CALLS, KINDS, NAME
 from tests.support.celery_mail import Mail
@@ -129,6 +129,38 @@ def test_a_custom_retry_is_kept(app: Celery, mail: Mail) -> None:
     mail.run_all()
     assert runs == [0, 1, 2]
     assert CALLS == ["retry", "retry"]
+
+
+def test_a_retry_is_counted_once_also_where_a_base_is_guarded(
+    app: Celery, mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    retry = lifecycle.retry
+
+    def counting(task: Any, *rest: Any) -> Any:
+        counted.append(task.name)
+        return retry(task, *rest)
+
+    monkeypatch.setattr(lifecycle, "retry", counting)
+
+    class First(Task):
+        name = "first"
+
+        def run(self) -> None:
+            if self.request.retries < 2:
+                raise self.retry(countdown=0)
+
+    class Second(First):
+        name = "second"
+
+        def retry(self, *args: Any, **kwargs: Any) -> Any:
+            return super().retry(*args, **kwargs)
+
+    app.register_task(First())
+    app.register_task(Second())
+    app.tasks["second"].delay()
+    assert mail.run_all() == 3
+    assert counted == ["second", "second"]
 
 
 def test_autoretry_passes_the_guard_each_time(app: Celery, mail: Mail) -> None:
