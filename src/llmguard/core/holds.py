@@ -21,9 +21,8 @@ class _OfPlan(Sequence[T]):
 
     __slots__ = ("_made", "plan")
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._made: tuple[T, ...] | None = None
+    plan: Plan
+    _made: tuple[T, ...] | None
 
     def _make(self, bucket: Bucket) -> T:
         raise NotImplementedError
@@ -50,8 +49,9 @@ class Holds(_OfPlan[Hold]):
     __slots__ = ("guess",)
 
     def __init__(self, plan: Plan, guess: Estimate) -> None:
-        super().__init__(plan)
+        self.plan = plan
         self.guess = guess
+        self._made = None
 
     def _make(self, bucket: Bucket) -> Hold:
         return self.guess.hold(bucket)
@@ -70,7 +70,8 @@ class Charges(_OfPlan[Charge]):
     __slots__ = ("_by_unit",)
 
     def __init__(self, plan: Plan, cost: int, tokens: int) -> None:
-        super().__init__(plan)
+        self.plan = plan
+        self._made = None
         self._by_unit = {"usd": cost, "tokens": tokens, "calls": 0}
 
     def _make(self, bucket: Bucket) -> Charge:

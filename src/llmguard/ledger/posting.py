@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -22,7 +24,7 @@ from llmguard.ledger.engine import reading, rejections, writing
 from llmguard.ledger.models import entries, spools
 from llmguard.ledger.objects import Changes
 from llmguard.ledger.rejected import keep, mended
-from llmguard.ledger.statements import Row, insert_entries, known_events, upsert
+from llmguard.ledger.statements import Row, insert_entries, known_events, upsert_of
 
 SLICE = 50
 """Records per slice: what holds the interpreter in one go, some 0.5 ms."""
@@ -140,9 +142,15 @@ def _post_one(engine: Engine, record: SettleRecord) -> int:
 
 
 def _save_offset(connection: Connection, spool: str, seq: int) -> None:
-    insert = upsert(connection, spools).values(spool=spool, seq=seq, updated_at=time.time_ns() // 1_000_000)
+    row = {"spool": spool, "seq": seq, "updated_at": time.time_ns() // 1_000_000}
+    connection.execute(_offset_statement(connection.dialect.name), row)
+
+
+@cache
+def _offset_statement(dialect: str) -> Any:
+    insert = upsert_of(dialect, spools)
     new = {"seq": insert.excluded.seq, "updated_at": insert.excluded.updated_at}
-    connection.execute(insert.on_conflict_do_update(index_elements=["spool"], set_=new))
+    return insert.on_conflict_do_update(index_elements=["spool"], set_=new)
 
 
 def shipped_up_to(engine: Engine, spool: str) -> int:

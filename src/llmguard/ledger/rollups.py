@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from llmguard.core.records import Entry
 from llmguard.ledger.models import QUARTER_MS, entries, model_of, rollups
-from llmguard.ledger.statements import upsert
+from llmguard.ledger.statements import upsert_of
 
 KEYS = tuple(column.name for column in rollups.primary_key)
 SUMS = tuple(column.name for column in rollups.columns if not column.primary_key)
@@ -48,13 +49,16 @@ def save(connection: Connection, rollup: Rollup) -> None:
     """Add the sums to those in the database. Groups go in sorted order, so that two writers cannot lock each other."""
     if not rollup:
         return
-    insert = upsert(connection, rollups)
-    statement = insert.on_conflict_do_update(
-        index_elements=list(KEYS), set_={name: rollups.c[name] + insert.excluded[name] for name in SUMS}
-    )
     names = KEYS + SUMS
     rows = [dict(zip(names, (*group, *sums), strict=True)) for group, sums in sorted(rollup.items())]
-    connection.execute(statement, rows)
+    connection.execute(_adding(connection.dialect.name), rows)
+
+
+@cache
+def _adding(dialect: str) -> Any:
+    insert = upsert_of(dialect, rollups)
+    sums = {name: rollups.c[name] + insert.excluded[name] for name in SUMS}
+    return insert.on_conflict_do_update(index_elements=list(KEYS), set_=sums)
 
 
 def _derived() -> sa.Select[Any]:

@@ -85,7 +85,7 @@ class Shipper:
     number of the last record that is safe in SQL.
     """
 
-    def __init__(self, spool: Spool, engine: Engine, *, interval: float = 0.1, batch: int = 1_000) -> None:
+    def __init__(self, spool: Spool, engine: Engine, *, interval: float = 0.2, batch: int = 1_000) -> None:
         self.spool = spool
         self._engine = engine
         self._interval = interval

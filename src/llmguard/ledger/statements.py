@@ -26,7 +26,12 @@ Row = tuple[Any, ...]
 
 def upsert(connection: Connection, table: sa.Table) -> Any:
     """An insert that can say `ON CONFLICT`."""
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    return upsert_of(connection.dialect.name, table)
+
+
+def upsert_of(dialect: str, table: sa.Table) -> Any:
+    """The same for a dialect by its name."""
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def known_events(connection: Connection, event_ids: Sequence[str]) -> set[str]:

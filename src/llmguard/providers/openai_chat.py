@@ -7,8 +7,9 @@ unchanged. ``models`` and ``preset`` are refused: they let a router serve a mode
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
+
+from msgspec.structs import replace
 
 from llmguard.core.call import Call, Edits, Request
 from llmguard.core.decision import Refuse
@@ -102,14 +103,21 @@ class OpenAIChat:
             if settings is not None:
                 if len(self._understood) >= _MOST_SETTINGS:
                     self._understood.clear()
-                self._understood[settings] = copy(call)
+                self._understood[settings] = replace(call)
             return call
-        call = copy(alike)
-        call.method, call.path, call.query, call.headers = request.method, request.path, request.query, request.headers
-        call.body, call.doc, call.prompt_bytes = body, doc, len(body)
-        call.end_user = end_user(doc)
-        call.memo, call.metadata = {}, {}
-        return call
+        return replace(
+            alike,
+            method=request.method,
+            path=request.path,
+            query=request.query,
+            headers=request.headers,
+            body=body,
+            doc=doc,
+            prompt_bytes=len(body),
+            end_user=end_user(doc),
+            memo={},
+            metadata={},
+        )
 
     def _understand(self, request: Request, doc: dict[str, Any], endpoint: str, model: str | None) -> Call:
         name = model_name(doc, model)

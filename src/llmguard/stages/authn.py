@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import copy
+from msgspec.structs import replace
 
 from llmguard.core.call import UNATTRIBUTED, Attribution, Caller, Principal
 from llmguard.core.decision import Refuse
@@ -58,7 +58,7 @@ class Authn(PassiveStage):
         known: Known | None = x.call.memo.get(self)
         if known is None or known[0] is not verdict:
             return (yield from self._attribute(x, verdict))
-        x.who, x.call.metadata = copy(known[1]), known[2]
+        x.who, x.call.metadata = replace(known[1]), known[2]
         act_for(x.who, x.call)
         return None
 
@@ -71,7 +71,7 @@ class Authn(PassiveStage):
             _choose(x, key, signed)
         refusal = _narrow(x, key, signed or _UNSIGNED)
         if refusal is None and HEADER not in x.call.headers:
-            x.call.memo[self] = key, copy(x.who), x.call.metadata
+            x.call.memo[self] = key, replace(x.who), x.call.metadata
         act_for(x.who, x.call)
         if signed is not None:
             x.caller = _caller(x.who, signed.depth)
