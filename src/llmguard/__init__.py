@@ -9,7 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmguard.errors import ConfigError, GuardUnavailable, LLMGuardError
+    from llmguard.errors import (
+        BudgetExceeded,
+        ConfigError,
+        GuardUnavailable,
+        LLMGuardError,
+        RateLimited,
+        RunawayTripped,
+        TaskAborted,
+    )
     from llmguard.guard import Guard, configure, get_guard
     from llmguard.integrations.asgi import create_app
     from llmguard.integrations.httpx import (
@@ -25,12 +33,16 @@ if TYPE_CHECKING:
     from llmguard.runtime.context import checkpoint, context
 
 __all__ = [
+    "BudgetExceeded",
     "ConfigError",
     "Guard",
     "GuardUnavailable",
     "LLMGuardError",
+    "RateLimited",
     "Refusal",
     "Report",
+    "RunawayTripped",
+    "TaskAborted",
     "async_http_client",
     "checkpoint",
     "configure",
@@ -45,12 +57,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BudgetExceeded": "llmguard.errors",
     "ConfigError": "llmguard.errors",
     "Guard": "llmguard.guard",
     "GuardUnavailable": "llmguard.errors",
     "LLMGuardError": "llmguard.errors",
+    "RateLimited": "llmguard.errors",
     "Refusal": "llmguard.integrations.httpx",
     "Report": "llmguard.integrations.httpx",
+    "RunawayTripped": "llmguard.errors",
+    "TaskAborted": "llmguard.errors",
     "async_http_client": "llmguard.integrations.httpx",
     "checkpoint": "llmguard.runtime.context",
     "configure": "llmguard.guard",
