@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from llmguard.config.secrets import ledger_file
 from llmguard.core.buckets import Planner
 from llmguard.core.exchange import Stage
 from llmguard.core.moves import Known
+from llmguard.core.rules import BudgetRule
 from llmguard.core.signed import Signer
 from llmguard.errors import ConfigError, LedgerUnavailable, Problem, StoreUnavailable
 from llmguard.forward.build import build_routing, build_upstreams
@@ -68,6 +70,8 @@ class Guard:
 
     def __init__(self, source: Source | Config = None) -> None:
         self.config = source if isinstance(source, Config) else load(source)
+        self.scope_key = f"llmguard.{id(self):x}"
+        """Under this key the doors of this guard tell each other of a request in its scope or environ."""
         self.catalog = Catalog(self.config.origins, self.config.overrides)
         self.routing = build_routing(self.config)
         self.kept: dict[type[object], object] = {}
@@ -232,14 +236,21 @@ class Guard:
         service.kept[Relay] = relay
         return relay
 
-    def stages(self, owner: str, *, inside: bool = False) -> tuple[Stage, ...]:
+    def stages(self, owner: str, *, inside: bool = False, enforcing: bool = True) -> tuple[Stage, ...]:
         """The stages in their one order (see :mod:`llmguard.stages.base`).
 
-        For calls from ``inside`` the process there is no key to verify: their attribution is their context's.
+        For calls from ``inside`` the process there is no key to verify: their attribution is their context's. Without
+        ``enforcing`` all budgets only count, and limits do nothing.
         """
         config = self.config
-        planner = Planner(config.budget_rules, config.limit_rules)
-        policy = QuotaPolicy(owner, lru_cache(4096)(own_budget), self._allowance, clamp=config.clamp)
+        taken = _as_it_is if enforcing else _only_counting
+
+        @lru_cache(4096)
+        def own(key_id: str, text: str) -> BudgetRule:
+            return taken(own_budget(key_id, text))
+
+        planner = Planner([taken(rule) for rule in config.budget_rules], config.limit_rules if enforcing else ())
+        policy = QuotaPolicy(owner, own, self._allowance, clamp=config.clamp and enforcing)
         routing = build_routing(config, inside=True) if inside else self.routing
         route = Route(routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
         first = Attributed() if inside else Authn(self.signer())
@@ -260,6 +271,14 @@ def configure(source: Source | Config = None) -> Guard:
 def get_guard() -> Guard:
     """The guard of those who name none: the one last configured, else one of the default configuration."""
     return _chosen.get(_DEFAULT) or _chosen.setdefault(_DEFAULT, Guard())  # threads that come at once get the same
+
+
+def _as_it_is(rule: BudgetRule) -> BudgetRule:
+    return rule
+
+
+def _only_counting(rule: BudgetRule) -> BudgetRule:
+    return replace(rule, mode="warn")
 
 
 def _owner() -> str:

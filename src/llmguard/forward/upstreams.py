@@ -51,7 +51,7 @@ class Upstream:
             found = self._target(call.path, call), self._fields(call, key, tenant)
             call.memo[self, key, tenant] = found
         address, fields = found
-        path = call.path if call.model == target.model else _renamed(call, target)
+        path = call.path if call.model == target.model else renamed_path(call, target)
         if path is not call.path:
             address = self._target(path, call)
         return Outgoing(call.method, address, fields, body, before_send, 0 if call.stream else HOLD_UP_TO)
@@ -70,7 +70,7 @@ class Upstream:
         return (f"{path}?{query}" if query else path).encode("latin-1")
 
 
-def _renamed(call: Call, target: Target) -> str:
+def renamed_path(call: Call, target: Target) -> str:
     """The path with the model replaced where it carries one (Gemini, Azure); bodies are renamed by their dialect."""
     for parent in _MODEL_PARENTS:
         before, carried, after = call.path.partition(parent + call.model)

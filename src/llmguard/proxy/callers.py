@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -59,6 +59,9 @@ class Caller:
         self.cancel("hung_up")
 
 
+C = TypeVar("C", bound=Caller)
+
+
 class Callers:
     """All requests in progress, oldest first."""
 
@@ -69,7 +72,10 @@ class Callers:
 
     def enter(self, receive: Receive, deadline: float) -> Caller:
         """A request begins; it is given ``deadline`` seconds for its first step."""
-        caller = Caller(receive, deadline)
+        return self.add(Caller(receive, deadline))
+
+    def add(self, caller: C) -> C:
+        """The same for a caller made elsewhere."""
         self._all[caller] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP, self._sweep)

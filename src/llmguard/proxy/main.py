@@ -21,12 +21,12 @@ _JSON = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")
 class Application:
     """ASGI application, served alone or mounted anywhere, in any number of event loops and processes.
 
-    All applications of one guard share its service. Set ``draining`` to answer `/readyz` with 503 before connections
-    are drained.
+    All applications of one guard (``gateway_of``) share its service. Set ``draining`` to answer `/readyz` with 503
+    before connections are drained.
     """
 
     def __init__(self, guard: Guard) -> None:
-        self.guard = guard
+        self.gateway_of = guard
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,13 +37,13 @@ class Application:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "realtime sessions are not served"})
         else:
-            service = self.guard.running()
+            service = self.gateway_of.running()
             if service is None:
-                service = await self.guard.late_service()
+                service = await self.gateway_of.late_service()
             gateway = service.kept.get(self)
             if gateway is None:
                 check_mounts(scope.get("app"), self)
-                gateway = service.kept[self] = build_gateway(self.guard, service, self._local(service))
+                gateway = service.kept[self] = build_gateway(self.gateway_of, service, self._local(service))
             assert isinstance(gateway, Gateway)
             await gateway(scope, receive, send)
 
@@ -53,7 +53,7 @@ class Application:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            await self.guard.service()
+            await self.gateway_of.service()
         except LLMGuardError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
@@ -61,7 +61,7 @@ class Application:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.draining = True
-        await self.guard.aclose()
+        await self.gateway_of.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _local(self, service: Service) -> Local:

@@ -13,29 +13,34 @@ _SAFE = "/!$&'()*+,;=:@-._~"
 
 
 def path_below(scope: MutableMapping[str, Any]) -> bytes:
-    """The undecoded path of a request below the mount point of whoever is called.
-
-    Under mounts `path` and `raw_path` both begin with all of `root_path`. A prefix that a proxy in front has taken off
-    (``FastAPI(root_path=…)``) is in `root_path` alone; Starlette notes it as `app_root_path`.
-    """
+    """The undecoded path of a request below the mount point of whoever is called; all of it where the caller wrote the
+    mount point in another way than plainly."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"], safe=_SAFE).encode()
-    root: str = scope.get("root_path", "")
-    if not root:
-        return raw
-    outside = scope.get("app_root_path", "")
-    for prefix in (root, root.removeprefix(outside)):
-        below = _after(raw, prefix)
-        if below is not None:
-            return below
+    for root in _roots(scope):
+        for prefix in (root.encode("utf-8"), quote(root, safe=_SAFE).encode()):
+            if raw.startswith(prefix) and raw[len(prefix) : len(prefix) + 1] in (b"/", b""):
+                return raw[len(prefix) :] or b"/"
     return raw
 
 
-def _after(raw: bytes, prefix: str) -> bytes | None:
-    """What follows ``prefix``, however the caller has encoded it; None where ``raw`` does not begin with it."""
-    for begin in (prefix.encode("utf-8"), quote(prefix, safe=_SAFE).encode()):
-        if raw.startswith(begin) and raw[len(begin) : len(begin) + 1] in (b"/", b""):
-            return raw[len(begin) :] or b"/"
-    return None
+def decoded_below(scope: MutableMapping[str, Any]) -> str:
+    """The same decoded, as routers see it."""
+    path: str = scope["path"]
+    for root in _roots(scope):
+        if path.startswith(root) and path[len(root) : len(root) + 1] in ("/", ""):
+            return path[len(root) :] or "/"
+    return path
+
+
+def _roots(scope: MutableMapping[str, Any]) -> tuple[str, ...]:
+    """What may have to be taken off: under mounts `path` and `raw_path` both begin with all of `root_path`. A prefix
+    that a proxy in front has taken off (``FastAPI(root_path=…)``) is in `root_path` alone; Starlette notes it as
+    `app_root_path`."""
+    root: str = scope.get("root_path", "")
+    if not root:
+        return ()
+    outside: str = scope.get("app_root_path", "")
+    return (root, root.removeprefix(outside)) if outside else (root,)
 
 
 def check_mounts(host: Any, mounted: object) -> None:

@@ -48,6 +48,10 @@ class Scope:
     def __init__(self, derive: Callable[[Caller], Caller]) -> None:
         self._derive = derive
 
+    def caller(self, outer: Caller) -> Caller:
+        """Who calls inside, where ``outer`` calls outside."""
+        return self._derive(outer)
+
     def __enter__(self) -> Caller:
         outer = _frame.get()
         caller = self._derive(_NOBODY if outer is None else outer.caller)

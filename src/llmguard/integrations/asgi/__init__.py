@@ -3,5 +3,8 @@
 from __future__ import annotations
 
 from llmguard.integrations.asgi.app import Lifespan, create_app
+from llmguard.integrations.asgi.context import ContextMiddleware
+from llmguard.integrations.asgi.layers import Authn, Meter, Quota
+from llmguard.integrations.layers import LLM_ROUTES
 
-__all__ = ["Lifespan", "create_app"]
+__all__ = ["LLM_ROUTES", "Authn", "ContextMiddleware", "Lifespan", "Meter", "Quota", "create_app"]

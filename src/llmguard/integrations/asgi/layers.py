@@ -1,0 +1,59 @@
+"""The guard's concerns as separate ASGI middleware: ``Authn(Quota(Meter(app)))``."""
+
+from __future__ import annotations
+
+from llmguard.integrations import layers
+from llmguard.integrations.asgi.visit import Visit, desk_of
+from llmguard.integrations.layers import misplaced
+from llmguard.proxy.mounts import decoded_below
+from llmguard.runtime.lifespan import ASGI, Message, Receive, Send
+
+
+class Layer(layers.Layer):
+    """See :class:`llmguard.integrations.layers.Layer`: what all layers take, and how they find each other."""
+
+    app: ASGI
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one connection scope; whatever is no HTTP request passes."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        guard = self.guard
+        visit: Visit | None = scope.get(guard.scope_key)
+        if visit is None:
+            await self._receive(scope, receive, send)
+        elif self in visit.chain.layers:
+            await visit.pass_through(self, scope, receive, send)
+        else:
+            raise misplaced(self)
+
+    async def _receive(self, scope: Message, receive: Receive, send: Send) -> None:
+        """A request that no layer of this guard has seen: this one is the outermost."""
+        guard = self.guard
+        chain = self.chain(guard)
+        chosen = chain.chosen(decoded_below(scope))
+        if self not in chosen:
+            await self.app(scope, receive, send)
+            return
+        service = guard.running() or await guard.late_service()
+        await Visit(desk_of(service, chain), chain, chosen, scope, receive, send).run()
+
+
+class Authn(Layer):
+    """Verifies the callers' keys and attributes their calls; also those that the application makes meanwhile."""
+
+    concern = "authn"
+
+
+class Quota(Layer):
+    """Reserves before a call, settles after it, refuses what does not fit; with everything that takes: prices, tenancy,
+    runaway rules, records."""
+
+    concern = "quota"
+
+
+class Meter(Layer):
+    """Records what calls use and cost. On its own it counts towards the budgets and refuses nothing."""
+
+    concern = "meter"
