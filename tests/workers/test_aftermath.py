@@ -18,7 +18,7 @@ TASKS = "tests.workers.tasks_modes"
 def requeue(r: Rig, worker: Worker) -> subprocess.CompletedProcess[str]:
     """`llmguard dlq requeue`, run where the app can be loaded."""
     command = [sys.executable, "-m", "llmguard", "dlq", "requeue", "--app", f"{TASKS}:app", "--json"]
-    environment = worker._environment
+    environment = worker.environment
     return subprocess.run(
         [*command, "--config", str(r.config)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -35,13 +35,13 @@ def test_from_the_trip_to_the_run_that_succeeds(tmp_path: Path) -> None:
         assert time.monotonic() - failed < 10
         assert worker.wait_done("loop")
         assert r.provider.paid("loop") == limits.PAID
-        worker.wait_until(lambda: "kept" in r.llmguard("dlq", "list").stdout, what="the letter is kept")
+        worker.wait_until(lambda: len(r.llmguard("dlq", "list")) == 1, what="the letter is kept")
 
-        (trip,) = json.loads(r.llmguard("trips", "list", "--json").stdout)
+        (trip,) = r.llmguard("trips", "list")
         assert (trip["rule"], trip["task_id"], trip["task"]) == ("max_paid_attempts", task_id, f"{TASKS}.autoretry")
         assert (trip["team"], trip["feature"], trip["limit"]) == ("rig", "rig", str(limits.PAID))
         assert (got.alert["id"], got.alert["type"]) == (trip["id"], "trip")
-        (letter,) = json.loads(r.llmguard("dlq", "list", "--json").stdout)
+        (letter,) = r.llmguard("dlq", "list")
         assert (letter["task_id"], letter["team"], letter["rule"]) == (task_id, "rig", "max_paid_attempts")
 
         (tmp_path / "mains" / "loop").touch()  # the mistake is mended: the task ends without a call
@@ -55,9 +55,10 @@ def test_from_the_trip_to_the_run_that_succeeds(tmp_path: Path) -> None:
         assert worker.states("loop") == {"FAILURE": 1, "SUCCESS": 1}
 
         r.llmguard("trips", "reset", trip["id"])
-        assert json.loads(r.llmguard("trips", "list", "--json").stdout) == []
-        records = json.loads(r.llmguard("audit", "tail", "--json").stdout)
+        assert r.llmguard("trips", "list") == []
+        records = r.llmguard("audit", "tail")
         assert [record["action"] for record in records] == ["trip", "dead_letter.requeue", "trip.reset"]
-        assert r.llmguard("audit", "verify").stdout.startswith("3 records, all as they were written")
+        verified = r.llmguard("audit", "verify")
+        assert (verified["records"], verified["flaws"]) == (3, [])
         assert len(there.got) == 1
         assert worker.log.read_text().count("runaway: task") == 1
