@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -258,19 +259,30 @@ class Guard:
         return (first, route, Tenancy(), runaway, Quota(planner, policy), Meter(self.catalog))
 
 
-_chosen: dict[str, Guard] = {}
+_chosen: dict[str, Callable[[], Guard]] = {}
 _DEFAULT = "default"
 
 
 def configure(source: Source | Config = None) -> Guard:
     """Make the guard that :func:`get_guard` returns from now on. Raises ConfigError."""
-    guard = _chosen[_DEFAULT] = Guard(source)
+    guard = Guard(source)
+    choose(lambda: guard)
     return guard
+
+
+def choose(find: Callable[[], Guard]) -> None:
+    """Have ``find`` say from now on, each time anew, which guard :func:`get_guard` returns; for frameworks whose
+    settings configure it."""
+    _chosen[_DEFAULT] = find
 
 
 def get_guard() -> Guard:
     """The guard of those who name none: the one last configured, else one of the default configuration."""
-    return _chosen.get(_DEFAULT) or _chosen.setdefault(_DEFAULT, Guard())  # threads that come at once get the same
+    find = _chosen.get(_DEFAULT)
+    if find is None:
+        guard = Guard()
+        find = _chosen.setdefault(_DEFAULT, lambda: guard)  # threads that come at once get the same
+    return find()
 
 
 def _as_it_is(rule: BudgetRule) -> BudgetRule:
