@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+from llmguard.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from llmguard.guard import Guard
@@ -31,11 +34,38 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+_given: ContextVar[Callable[[], Guard] | None] = ContextVar("llmguard_command", default=None)
+
+
+@contextmanager
+def given_guard(find: Callable[[], Guard]) -> Iterator[None]:
+    """Commands inside that name no configuration work on this guard; for programs whose command line includes ours."""
+    token = _given.set(find)
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
 def open_guard(config: str | None) -> Guard:
     """The checked guard of a command. Raises ConfigError."""
     from llmguard.guard import Guard
 
-    return Guard(config)
+    find = _given.get()
+    return Guard(config) if config is not None or find is None else find()
+
+
+def mistakes(config: str | None) -> list[Problem]:
+    """Everything that is wrong with the configuration of a command."""
+    from llmguard.config import check
+
+    if config is not None or _given.get() is None:
+        return check(config)
+    try:
+        open_guard(None)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 @contextmanager

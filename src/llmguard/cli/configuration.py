@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmguard.cli.common import ConfigOption, JsonOption, print_json
+from llmguard.cli.common import ConfigOption, JsonOption, mistakes, open_guard, print_json
 
 app = typer.Typer(help="The configuration's grammar, and the one in force.", no_args_is_help=True)
 
@@ -28,9 +28,7 @@ def check_config(
 
     Each with its file and line, the wrong value and a right one; exit status 2 when there is one.
     """
-    from llmguard.config import check
-
-    problems = check(file or config)
+    problems = mistakes(file or config)
     if as_json:
         print_json([{"where": p.where, "message": p.message, "fix": p.fix} for p in problems])
     else:
@@ -62,9 +60,8 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     from ruamel.yaml import YAML
 
     from llmguard.cli.written import written
-    from llmguard.config import load
 
-    document = written(load(config))
+    document = written(open_guard(config).config)
     if as_json:
         print_json(document)
     else:

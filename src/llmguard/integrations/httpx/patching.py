@@ -64,6 +64,16 @@ def instrument(guard: Guard | None = None) -> Report:
     Raises :class:`llmguard.errors.ConfigError`.
     """
     door = door_of(guard or get_guard())
+    guard_clients(guard)
+    clients = [f"{library.name}: Client and AsyncClient" for library in installed()]
+    if genai.installed():
+        clients.append("google-genai: asynchronous calls, led from aiohttp to httpx")
+    return Report(tuple(clients), door)
+
+
+def guard_clients(guard: Guard | None = None) -> None:
+    """The same without a report. The default guard is not asked for before the first call, so its configuration need
+    not be there yet."""
     first = not _guard
     _guard[:] = [guard]
     if first:
@@ -72,10 +82,6 @@ def instrument(guard: Guard | None = None) -> Report:
             _wrap(library.module.AsyncClient, _awaited(library, library.module.AsyncClient.send))
         genai.lead_back(is_active)
         threads.install(_USER)
-    clients = [f"{library.name}: Client and AsyncClient" for library in installed()]
-    if genai.installed():
-        clients.append("google-genai: asynchronous calls, led from aiohttp to httpx")
-    return Report(tuple(clients), door)
 
 
 def uninstrument() -> None:
