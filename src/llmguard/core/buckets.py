@@ -7,7 +7,7 @@ asks: two rules over the same thing share it, and a renamed rule or a changed li
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
@@ -151,6 +151,15 @@ def values_of(who: Attribution, model: str, provider: str) -> Values:
     )
 
 
+Terms = Callable[[BudgetRule], BudgetRule | None]
+"""What is made of a budget before it holds; None: it does not."""
+
+
+def as_written(rule: BudgetRule) -> BudgetRule | None:
+    """The terms of every day."""
+    return rule
+
+
 _OF_WORK = ("task", "tree")
 
 
@@ -160,6 +169,7 @@ class Planner:
     def __init__(self, budgets: Iterable[BudgetRule], limits: Iterable[LimitRule]) -> None:
         self._budgets = tuple(budgets)
         self._limits = tuple(limits)
+        self._terms: Terms = as_written
         scopes = [rule.scope for rule in self._budgets] + [rule.scope for rule in self._limits]
         by_work = any(name in scope for scope in scopes for name in _OF_WORK)
         self._shared = len(DIMENSIONS) if by_work else len(DIMENSIONS) - len(_OF_WORK)
@@ -177,10 +187,15 @@ class Planner:
                 self._plans.popitem(last=False)
         return plan
 
+    def change(self, terms: Terms) -> None:
+        """Have all budgets hold as ``terms`` makes them, those that callers carry included, from the next call on."""
+        self._terms = terms
+        self._plans = OrderedDict()
+
     def _compile(self, values: Values, now: int, own: tuple[BudgetRule, ...]) -> Plan:
         known = dict(zip(DIMENSIONS, values, strict=True))
         buckets: dict[str, Bucket] = {}
-        for budget in (*self._budgets, *own):
+        for budget in filter(None, map(self._terms, (*self._budgets, *own))):
             scope = _match(budget.scope, known)
             if scope is not None:
                 _keep_stricter(buckets, budget_bucket(budget, scope, now))
