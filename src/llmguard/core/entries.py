@@ -6,6 +6,7 @@ The same for a task that asks before its body and for one that asks with its fir
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from llmguard.core.call import UNATTRIBUTED, Caller
@@ -60,26 +61,31 @@ def entry(
     run that cost money: only those are retries that a retry budget counts, since what a provider's outage makes of
     a task costs nothing. The ``aftermath`` of a stopped task, its errbacks, runs in a tripped tree."""
     policy = execution.policy
-    watched: list[Verdict] = [
-        verdict for verdict, rule in _RULES.items() if rule not in policy.enforced and verdict != "tripped"
-    ]
-    watched += [verdict for verdict in _DUPLICATES if verdict not in duplicates]
-    if not policy.enforced:
-        watched.append("tripped")
+    task, tree, name = execution.trip_names
     return Enter(
         execution.key,
         execution.run_id,
-        f"name:{execution.name}",
+        name,
         lease_ms,
-        trips=tuple(name for name in execution.trip_names if not (aftermath and name.startswith("tree:"))),
+        trips=(task, name) if aftermath else (task, tree, name),
         tallies=() if aftermath else _tallies(execution, counts=not again),
         max_paid=max_paid,
         max_lost=policy.max_redeliveries,
         breaker=policy.breaker,
         retry=policy.retry_budget,
         is_retry=after_paid,
-        warn_only=tuple(watched),
+        warn_only=_watched(policy.enforced, tuple(duplicates)),
     )
+
+
+@lru_cache(1024)
+def _watched(enforced: frozenset[str], duplicates: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
+    """The verdicts that stop nothing. Where nothing is enforced, others' trips do not stop either."""
+    watched: list[Verdict] = [
+        verdict for verdict, rule in _RULES.items() if rule not in enforced and verdict != "tripped"
+    ]
+    watched += [verdict for verdict in _DUPLICATES if verdict not in duplicates]
+    return (*watched,) if enforced else (*watched, "tripped")
 
 
 def _tallies(execution: Execution, *, counts: bool) -> tuple[Tally, ...]:
