@@ -130,24 +130,24 @@ def waits_for_the_reply(tag: str) -> None:
     pay(tag)
 
 
-def _timed(tag: str) -> list[Any]:
+def _timed(tag: str) -> tuple[str, float]:
     began = time.monotonic()
     try:
         outcome = pay(tag)
     except openai.APIStatusError as error:
         outcome = str(error.code)
-    return [outcome, time.monotonic() - began]
+    return outcome, time.monotonic() - began
 
 
 @app.task
 @llm_task()
-def timed(tag: str) -> list[Any]:
+def timed(tag: str) -> tuple[str, float]:
     """One call: what came of it, and how long that took."""
     return _timed(tag)
 
 
 @app.task
 @llm_task(feature="denied")
-def timed_under_deny(tag: str) -> list[Any]:
+def timed_under_deny(tag: str) -> tuple[str, float]:
     """The same under a budget that lets nothing go while the store is away."""
     return _timed(tag)
