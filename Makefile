@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: serve demo test bench lint lock clean
+.PHONY: serve demo test test-workers bench lint lock clean
 
 serve: $(VENV)/run.stamp
 	@$(BIN)/llmguard serve --host $(HOST) --port $(PORT) $(if $(CONFIG),--config $(CONFIG))
@@ -18,6 +18,10 @@ demo: $(VENV)/test.stamp
 
 test: $(VENV)/test.stamp $(VENV)/old-sdks.stamp lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Every way to run away, with and without the guard, on every pool and broker; `make test` plays a part of it.
+test-workers: $(VENV)/test.stamp
+	LLMGUARD_TEST_WORKERS=all $(BIN)/python -m pytest tests/workers
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -180,19 +180,20 @@ class Worker:
         """The state of one task in the result back end."""
         return str(self.app.AsyncResult(task_id).state)
 
-    def results(self, tag: str) -> list[Result]:
-        """All tasks of a tag that the result back end knows, also those that other tasks started."""
-        keys = list(self.redis.scan_iter("celery-task-meta-*", count=1_000))
-        found = [json.loads(value) for value in (self.redis.mget(keys) if keys else []) if value]
-        return [
-            Result(meta["task_id"], meta.get("name") or "", meta["status"], meta.get("result"))
-            for meta in found
-            if (meta.get("args") or [None])[0] == tag
-        ]
+    def results(self) -> dict[str, list[Result]]:
+        """All tasks that the result back end knows, by tag, also those that other tasks started."""
+        keys = list(self.redis.scan_iter("celery-task-meta-*", count=10_000))
+        found: dict[str, list[Result]] = {}
+        for value in self.redis.mget(keys) if keys else ():
+            meta = json.loads(value) if value else {}
+            if meta.get("args"):
+                result = Result(meta["task_id"], meta.get("name") or "", meta["status"], meta.get("result"))
+                found.setdefault(str(meta["args"][0]), []).append(result)
+        return found
 
     def states(self, tag: str) -> Counter[str]:
         """How many tasks of a tag are in which state."""
-        return Counter(result.state for result in self.results(tag))
+        return Counter(result.state for result in self.results().get(tag, ()))
 
     def depth(self) -> int:
         """Messages in the queue or not yet acknowledged (Redis), or ready in the queue (RabbitMQ)."""
@@ -213,12 +214,15 @@ class Worker:
         deadline, calm = time.monotonic() + timeout, 0
         while calm < 3 and time.monotonic() < deadline:
             calm = calm + 1 if self.done(*tags) else 0
-            time.sleep(0.15)
+            time.sleep(0.2)
         return calm == 3
 
     def done(self, *tags: str) -> bool:
         """Whether every known task of these tags has ended and the queue is empty, at this moment."""
-        return self.depth() == 0 and all(self.states(tag).keys() <= READY_STATES for tag in tags)
+        if self.depth():
+            return False
+        found = self.results()
+        return all(result.state in READY_STATES for tag in tags for result in found.get(tag, ()))
 
     def wait_state(self, task_id: str, state: str, timeout: float = 30.0) -> None:
         """Until a task is in that state."""

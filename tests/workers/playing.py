@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -13,9 +14,10 @@ from tests.support.celery_upstream import Behaviour
 
 POOLS = ("prefork", "threads", "gevent", "solo")
 PREFORK = ("prefork", "rabbitmq")
-"""Where a task can lose its process and leave the worker alive."""
+"""Where a task can lose its process and leave the worker alive: prefork on Redis, and on RabbitMQ."""
 PLACES = (*POOLS, "rabbitmq")
-"""Pools on Redis, and prefork on RabbitMQ."""
+FULL = os.environ.get("LLMGUARD_TEST_WORKERS") == "all"
+"""Play everything everywhere (`make test-workers`)."""
 _TWINS = {"gevent": "threads", "solo": "solo"}
 """Workers of these pools do not take back what they have not acknowledged, but another one of the queue does."""
 

@@ -50,7 +50,7 @@ def outcomes(worker: Worker, task: str, tag: str, number: int = TASKS) -> list[t
     ids = [worker.send(task, tag) for _ in range(number)]
     for task_id in ids:
         worker.wait_state(task_id, "SUCCESS", 30)
-    return [tuple(result.value) for result in worker.results(tag) if result.id in ids]
+    return [tuple(result.value) for result in worker.results()[tag] if result.id in ids]
 
 
 def decided(found: list[tuple[str, float]], outcome: str) -> None:
