@@ -6,16 +6,18 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
+from weakref import WeakSet
 
 from llmguard.config import Config, Secrets, ensure_secrets, load, own_budget
 from llmguard.config.loading import Source
 from llmguard.config.secrets import ledger_file
-from llmguard.core.buckets import Planner
+from llmguard.core.buckets import Planner, Terms, as_written
 from llmguard.core.exchange import Stage
 from llmguard.core.moves import Known
 from llmguard.core.rules import BudgetRule
@@ -77,6 +79,10 @@ class Guard:
         self.routing = build_routing(self.config)
         self.kept: dict[type[object], object] = {}
         """What each kind of door keeps with this guard."""
+        self.services: WeakSet[Service | ProcessService] = WeakSet()
+        """What runs for this guard in this process."""
+        self._planners: WeakSet[Planner] = WeakSet()
+        self._terms: Terms = as_written
         self._allowance = KeptAllowance(Path(self.config.spool.path), self.config.store_down.terms)
         self._process: ProcessService | None = None
         self._services = PerLoop(self._start_service, Service.stop)
@@ -137,6 +143,7 @@ class Guard:
         owners = ObjectOwners(parts.books.owner)
         runtime = AsyncRuntime(link, parts.spool.append, parts.keyring, owners, parts.tally, Counter(), parts.notices)
         service = Service(owner, runtime, link, parts)
+        self.services.add(service)
         await service.start()
         return service
 
@@ -158,6 +165,7 @@ class Guard:
         parts = self._parts(owner, segment=_SMALL)
         link, loops = self._blocking_link()
         service = ProcessService(owner, link, parts, ObjectOwners(parts.books.owner), Counter(), loops)
+        self.services.add(service)
         service.start()
         return service
 
@@ -171,6 +179,13 @@ class Guard:
     async def aremaining(self, **scope: str) -> list[Remaining]:
         """The same for coroutines."""
         return await asyncio.to_thread(lambda: self.remaining(**scope))
+
+    def change_budgets(self, terms: Terms = as_written) -> None:
+        """From now on every budget holds in this process as ``terms`` has it, or not at all where that is None; without
+        ``terms`` as it is written. For tests."""
+        self._terms = terms
+        for planner in list(self._planners):
+            planner.change(terms)
 
     def check(self) -> list[Problem]:
         """What stands in the way of this configuration just now: asks store and ledger, makes nothing."""
@@ -198,6 +213,7 @@ class Guard:
     def _forget(self) -> None:
         """In a forked child: another thread of the parent may have held the lock, and what it has in memory is its."""
         self._lock = threading.Lock()
+        self.services = WeakSet()
         self._services = PerLoop(self._start_service, Service.stop)
         self._memory = MemoryStore()
 
@@ -251,6 +267,8 @@ class Guard:
             return taken(own_budget(key_id, text))
 
         planner = Planner([taken(rule) for rule in config.budget_rules], config.limit_rules if enforcing else ())
+        planner.change(self._terms)
+        self._planners.add(planner)
         policy = QuotaPolicy(owner, own, self._allowance, clamp=config.clamp and enforcing)
         routing = build_routing(config, inside=True) if inside else self.routing
         route = Route(routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
@@ -274,6 +292,20 @@ def choose(find: Callable[[], Guard]) -> None:
     """Have ``find`` say from now on, each time anew, which guard :func:`get_guard` returns; for frameworks whose
     settings configure it."""
     _chosen[_DEFAULT] = find
+
+
+@contextmanager
+def chosen(guard: Guard) -> Iterator[None]:
+    """Inside, :func:`get_guard` returns this one."""
+    before = _chosen.get(_DEFAULT)
+    choose(lambda: guard)
+    try:
+        yield
+    finally:
+        if before is None:
+            _chosen.pop(_DEFAULT, None)
+        else:
+            choose(before)
 
 
 def get_guard() -> Guard:
