@@ -32,6 +32,7 @@ class Ask:
     """One request. ``new_id`` makes a fresh id with the given prefix, ``now`` is the time in epoch seconds.
 
     ``shelf`` holds what earlier requests stored, ``fail`` is an error status to answer with, ``doc`` the decoded body.
+    ``acts`` is what to do where that is not for the model's name to say.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Ask:
     now: int
     shelf: Shelf
     fail: int | None = None
+    acts: Behaviour | None = None
     doc: dict[str, Any] = field(default_factory=dict)
 
 

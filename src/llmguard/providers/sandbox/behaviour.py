@@ -22,7 +22,7 @@ PREFIX = "sandbox/"
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """Times are milliseconds. ``words`` is the length of the reply, None for that of an echo.
+    """Times are milliseconds. ``words`` is the length of the reply, None for that of an echo; ``text`` is all of it.
 
     ``usage`` is what to report as (input, output) tokens instead of the truth; ``reports`` False reports nothing.
     """
@@ -30,6 +30,7 @@ class Behaviour:
     latency_ms: int = 0
     interval_ms: int = 0
     words: int | None = None
+    text: str | None = None
     usage: tuple[int, int] | None = None
     reports: bool = True
     status: int = 200

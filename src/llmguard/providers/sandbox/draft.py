@@ -31,7 +31,7 @@ TEXT_FIELDS = (
     *("content", "text", "parts", "input", "output", "arguments", "refusal", "tool_calls", "function"),
     *("functionCall", "functionResponse", "function_call", "function_response", "response", "args", "result"),
 )
-_WORD = re.compile(r"\s*\S+")
+_WORD = re.compile(r"\s*\S+|\s+")
 
 Finish = Literal["stop", "length", "tool"]
 ToolChoice = Literal["auto", "must", "none"]
@@ -113,7 +113,7 @@ def draft(prompt: Prompt, behaviour: Behaviour) -> Draft:
     """The reply to a prompt."""
     digest = sha256("\0".join(prompt.texts).encode("utf-8", "replace")).hexdigest()[:8]
     limit = prompt.max_tokens
-    if tool := _tool(prompt):
+    if behaviour.text is None and (tool := _tool(prompt)):
         pieces = _json_pieces(sample(tool.schema, digest))
         if limit is None or len(pieces) <= limit:
             return Draft(pieces, tool.name, "tool", _usage(prompt, behaviour, len(pieces)))
@@ -132,6 +132,8 @@ def _tool(prompt: Prompt) -> Tool | None:
 
 
 def _reply(prompt: Prompt, behaviour: Behaviour, digest: str) -> list[str]:
+    if behaviour.text is not None:
+        return _WORD.findall(behaviour.text)
     if prompt.schema is not None:
         return _json_pieces(sample(prompt.schema, digest))
     if behaviour.words is not None:

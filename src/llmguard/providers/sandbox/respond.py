@@ -77,7 +77,7 @@ def _post(ask: Ask, path: str, model: str | None) -> Answer:
         return error(family, 400, message, ask.new_id("req_"))
     ask.doc = doc
     name = model if model is not None else str(doc.get("model", "echo"))
-    acts = behaviour(name)
+    acts = ask.acts or behaviour(name)
     if acts.status != 200:
         message = f"The model {name} always answers with status {acts.status}."
         return error(family, acts.status, message, ask.new_id("req_"))
