@@ -24,6 +24,7 @@ from llmguard.core.rules import BudgetRule
 from llmguard.core.signed import Signer
 from llmguard.errors import ConfigError, LedgerUnavailable, Problem, StoreUnavailable
 from llmguard.forward.build import build_routing, build_upstreams
+from llmguard.forward.caching import shelf_of
 from llmguard.forward.relay import Relay
 from llmguard.ledger import Ledger, Shipper, Spool, migrate
 from llmguard.ledger.engine import create_engine
@@ -49,12 +50,14 @@ from llmguard.runtime.upkeep import Parts
 from llmguard.sinks.webhook import Webhook, alert_key
 from llmguard.stages.attributed import Attributed
 from llmguard.stages.authn import Authn
+from llmguard.stages.cache import Cache
 from llmguard.stages.meter import Meter
 from llmguard.stages.quota import Quota, QuotaPolicy
 from llmguard.stages.route import Route
 from llmguard.stages.runaway import Runaway
 from llmguard.stages.tenancy import Tenancy
 from llmguard.stores import open_blocking_store, open_store
+from llmguard.stores.cache import Vault
 from llmguard.stores.memory import MemoryStore
 from llmguard.tokens import Counter
 
@@ -87,6 +90,7 @@ class Guard:
         self._process: ProcessService | None = None
         self._services = PerLoop(self._start_service, Service.stop)
         self._memory = MemoryStore()
+        self.shelf = shelf_of(self.config)
         self._lock = threading.Lock()
         self._forgetter = Forgetter(self._forget)
 
@@ -97,6 +101,10 @@ class Guard:
     def signer(self) -> Signer:
         """Signs and reads the context that travels with messages and requests."""
         return Signer(self.secrets().signing)
+
+    def vault(self) -> Vault:
+        """Names and seals kept replies."""
+        return Vault(self.secrets().cache)
 
     def ledger(self) -> Ledger:
         """The SQL ledger, not yet connected."""
@@ -141,8 +149,12 @@ class Guard:
         parts = self._parts(owner)
         link = self._link()
         owners = ObjectOwners(parts.books.owner)
-        runtime = AsyncRuntime(link, parts.spool.append, parts.keyring, owners, parts.tally, Counter(), parts.notices)
+        replies = self.shelf.asynchronous(self.vault()) if self.shelf is not None else None
+        write, tally, notices = parts.spool.append, parts.tally, parts.notices
+        runtime = AsyncRuntime(link, write, parts.keyring, owners, tally, Counter(), notices, replies)
         service = Service(owner, runtime, link, parts)
+        if replies is not None:
+            service.closers.append(replies.close)
         self.services.add(service)
         await service.start()
         return service
@@ -164,7 +176,8 @@ class Guard:
         owner = _owner()
         parts = self._parts(owner, segment=_SMALL)
         link, loops = self._blocking_link()
-        service = ProcessService(owner, link, parts, ObjectOwners(parts.books.owner), Counter(), loops)
+        replies = self.shelf.blocking(self.vault()) if self.shelf is not None else None
+        service = ProcessService(owner, link, parts, ObjectOwners(parts.books.owner), Counter(), loops, replies)
         self.services.add(service)
         service.start()
         return service
@@ -216,6 +229,7 @@ class Guard:
         self.services = WeakSet()
         self._services = PerLoop(self._start_service, Service.stop)
         self._memory = MemoryStore()
+        self.shelf = shelf_of(self.config)
 
     def _link(self) -> Link:
         store = open_store(self.config.store)
@@ -274,7 +288,10 @@ class Guard:
         route = Route(routing, self.catalog, refuse_unknown=config.unknown_model == "refuse")
         first = Attributed() if inside else Authn(self.signer())
         runaway = Runaway(config.runaway.policy, self._allowance)
-        return (first, route, Tenancy(), runaway, Quota(planner, policy), Meter(self.catalog))
+        quota = Quota(planner, policy)
+        exact = config.cache.exact
+        kept: tuple[Stage, ...] = () if exact is None else (Cache(exact.policy, quota.gate),)
+        return (first, route, Tenancy(), runaway, *kept, quota, Meter(self.catalog))
 
 
 _chosen: dict[str, Callable[[], Guard]] = {}

@@ -177,6 +177,8 @@ def test_a_full_server_keeps_nothing_more_and_still_answers() -> None:
 
 def test_the_asynchronous_twin_does_the_same(valkey: ValkeyServer) -> None:
     async def work() -> None:
+        with valkey.client() as client:
+            client.script_flush()
         cache = AsyncRedisCache(valkey.url, ROOM)
         assert (await cache.look(["v/a"], "one")).claimed
         assert not (await cache.look(["v/a"], "two")).claimed

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from llmguard.config import Config
+from llmguard.config.caching import Caching, ExactCache
 from llmguard.config.rules import Alias, Budget, Limit, ModelTarget, PriceOverride
 from llmguard.config.sections import Provider, SecretKeys, Section, Server, SpoolFiles, StoreDown, Streams, TimeLimits
 from llmguard.config.watch import Alert, Runaway
@@ -33,6 +34,8 @@ SECTIONS: dict[str, type[Section]] = {
     "store_down": StoreDown,
     "alerts[]": Alert,
     "runaway": Runaway,
+    "cache": Caching,
+    "cache.exact": ExactCache,
     "streams": Streams,
 }
 _TABLE = re.compile(r"<!-- keys:(\S*) -->\n.*?<!-- end -->", re.DOTALL)

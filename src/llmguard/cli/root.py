@@ -15,6 +15,7 @@ from llmguard.cli import (
     alerts,
     audit,
     budgets,
+    cache,
     configuration,
     demo,
     dlq,
@@ -95,6 +96,7 @@ report.register(app)
 app.add_typer(objects.app, name="objects")
 app.add_typer(trips.app, name="trips")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(cache.app, name="cache")
 app.add_typer(audit.app, name="audit")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(configuration.app, name="config")

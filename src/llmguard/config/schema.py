@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
+from llmguard.config.caching import Caching
 from llmguard.config.rules import Alias, Budget, Limit, PriceOverride
 from llmguard.config.sections import (
     WELL_KNOWN,
@@ -43,7 +44,6 @@ class Config(Section):
     """A whole configuration, checked. ``development`` is set when none was given."""
 
     later: ClassVar[Mapping[str, str]] = {
-        "cache": "remove the section: every call goes to its provider",
         "auth": "remove the section, and give callers keys: llmguard keys create",
     }
 
@@ -99,6 +99,12 @@ class Config(Section):
     )
     runaway: Runaway = Field(
         default_factory=Runaway, description="Callers that repeat themselves.", examples=[{"mode": "warn"}]
+    )
+
+    cache: Caching = Field(
+        default_factory=Caching,
+        description="Replies that answer the same call again.",
+        examples=[{"exact": {"ttl": "1h"}}],
     )
 
     _development: bool = PrivateAttr(False)

@@ -6,7 +6,21 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
-from llmguard.core.effects import Ask, Count, Effect, Emit, Notice, Owners, Spool, Steps, Tell, Verify
+from llmguard.core.effects import (
+    Ask,
+    Count,
+    Effect,
+    Emit,
+    GiveUp,
+    Keep,
+    Notice,
+    Owners,
+    Seek,
+    Spool,
+    Steps,
+    Tell,
+    Verify,
+)
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.flow import adrive, drive
 from llmguard.core.moves import Answer, Move
@@ -17,10 +31,11 @@ from llmguard.runtime.ids import now_ms
 from llmguard.runtime.keyring import Keyring
 from llmguard.runtime.notices import Notices
 from llmguard.runtime.owners import ObjectOwners
+from llmguard.runtime.replies import AsyncReplies
 from llmguard.runtime.tally import Tally
 
 T = TypeVar("T")
-_WAITING: frozenset[type[Effect]] = frozenset({Ask, Verify, Owners, Count})
+_WAITING: frozenset[type[Effect]] = frozenset({Ask, Verify, Owners, Count, Seek})
 _COMMON_MODEL = "gpt-4o"
 
 
@@ -48,6 +63,7 @@ class AsyncRuntime:
         tally: Tally,
         counter: TokenCounter,
         notices: Notices,
+        replies: AsyncReplies | None = None,
     ) -> None:
         self._counter = counter
         self._write = write
@@ -65,6 +81,8 @@ class AsyncRuntime:
             Emit: tally.note,
             Notice: lambda effect: notices.note(effect.note),
         }
+        if replies is not None:
+            self._handlers |= {Seek: replies.seek, Keep: replies.keep, GiveUp: replies.give_up}
 
     now = staticmethod(now_ms)
 

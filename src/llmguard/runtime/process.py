@@ -16,7 +16,21 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from typing import Any, TypeVar
 
-from llmguard.core.effects import Ask, Count, Effect, Emit, Notice, Owners, Spool, Steps, Tell, Verify
+from llmguard.core.effects import (
+    Ask,
+    Count,
+    Effect,
+    Emit,
+    GiveUp,
+    Keep,
+    Notice,
+    Owners,
+    Seek,
+    Spool,
+    Steps,
+    Tell,
+    Verify,
+)
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.flow import adrive, drive
 from llmguard.core.moves import Answer, Level, Move
@@ -28,6 +42,7 @@ from llmguard.runtime.counting import Counting
 from llmguard.runtime.ids import now_ms
 from llmguard.runtime.loops import LoopLinks
 from llmguard.runtime.owners import ObjectOwners
+from llmguard.runtime.replies import BlockingReplies
 from llmguard.runtime.rounds import Rounds
 from llmguard.runtime.upkeep import Parts, Upkeep, Work, finish
 
@@ -38,7 +53,7 @@ START_SECONDS = 2.0
 
 _LOOK_SECONDS = 0.02
 
-_WAITING: frozenset[type[Effect]] = frozenset({Ask, Verify, Owners, Count})
+_WAITING: frozenset[type[Effect]] = frozenset({Ask, Verify, Owners, Count, Seek})
 _Handlers = dict[type[Any], Callable[[Any], Any]]
 
 
@@ -56,6 +71,7 @@ class ProcessService(Upkeep[BlockingLink]):
         owners: ObjectOwners,
         counter: TokenCounter,
         loops: LoopLinks | None,
+        replies: BlockingReplies | None = None,
     ) -> None:
         super().__init__(owner, link, parts, lambda work: work())
         self.pid = os.getpid()
@@ -79,6 +95,10 @@ class ProcessService(Upkeep[BlockingLink]):
             Owners: owners.find,
             Count: counting.promise,
         }
+        self._replies = replies
+        if replies is not None:
+            self._handlers |= {Seek: replies.seek, Keep: replies.keep, GiveUp: replies.give_up}
+            self._async_handlers |= {Seek: replies.aseek, Keep: replies.keep, GiveUp: replies.give_up}
         self._started = threading.Event()
         self._patience = 0.0
         self._ledger_thread = self._rounds(
@@ -218,6 +238,8 @@ class ProcessService(Upkeep[BlockingLink]):
         def left() -> float:
             return max(end - time.monotonic(), 0.1)
 
+        if self._replies is not None:
+            self._replies.close()
         self._store_thread.stop(left(), last=self.flush)
         self._ledger_thread.stop(left(), last=self.write_counts)
         self.link.close()

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from llmguard.core.effects import Found, GiveUp, Keep, Seek
 from llmguard.stores.cache import AsyncBackend, Backend, Look, Vault
@@ -19,25 +20,13 @@ from llmguard.stores.cache.ports import CacheAway
 
 log = logging.getLogger("llmguard.cache")
 
+T = TypeVar("T")
+
 PATIENCE_S = 30.0
 """How long a call waits for the reply that another one is fetching, before it goes itself."""
+_BEARABLE = 40
+"""Looks without an answer before whoever waits gives up: two seconds."""
 _STEPS = (0.005, 0.01, 0.02, 0.05)
-
-
-class Waits(Protocol):
-    """How a runtime reaches the cache: each method answers one effect."""
-
-    def seek(self, effect: Seek) -> Any:
-        """Answer with a :class:`~llmguard.core.effects.Found`, or something to wait for that has it."""
-        ...
-
-    def keep(self, effect: Keep) -> None:
-        """Keep a reply, now or soon."""
-        ...
-
-    def give_up(self, effect: GiveUp) -> None:
-        """End a claim, now or soon."""
-        ...
 
 
 def _steps() -> Iterator[float]:
@@ -49,6 +38,13 @@ def _steps() -> Iterator[float]:
         waited, number = waited + step, number + 1
 
 
+def _bear(faults: int, error: CacheAway) -> int:
+    """One more look without an answer; too many of them raise."""
+    if faults == _BEARABLE:
+        raise error
+    return faults + 1
+
+
 def _opened(vault: Vault, effect: Seek, names: list[str], look: Look) -> Found:
     if look.blob is None:
         return Found(claimed=look.claimed)
@@ -56,37 +52,76 @@ def _opened(vault: Vault, effect: Seek, names: list[str], look: Look) -> Found:
 
 
 class BlockingReplies:
-    """For threads."""
+    """For threads, and for coroutines of any loop in a process that has threads. What is kept is written by a thread of
+    its own, so that nobody waits for it."""
 
     def __init__(self, backend: Backend, vault: Vault) -> None:
         self._backend = backend
         self._vault = vault
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="llmguard-cache")
 
     def seek(self, effect: Seek) -> Found:
         """Look, and wait in this thread for another call's reply."""
         names = self._vault.names(effect.owner, effect.name)
         try:
-            look = self._backend.look(names, effect.rid)
+            look, faults = self._backend.look(names, effect.rid), 0
             for step in _steps():
                 if look.blob is not None or look.claimed:
                     break
                 time.sleep(step)
-                look = self._backend.look(names, effect.rid)
+                try:
+                    look = self._backend.look(names, effect.rid)
+                except CacheAway as error:
+                    faults = _bear(faults, error)
+        except CacheAway as error:
+            log.info("%s", error)
+            return Found()
+        return _opened(self._vault, effect, names, look)
+
+    async def aseek(self, effect: Seek) -> Found:
+        """The same for coroutines: threads look, and none of them waits."""
+        names = self._vault.names(effect.owner, effect.name)
+        try:
+            look, faults = await asyncio.to_thread(self._backend.look, names, effect.rid), 0
+            for step in _steps():
+                if look.blob is not None or look.claimed:
+                    break
+                await asyncio.sleep(step)
+                try:
+                    look = await asyncio.to_thread(self._backend.look, names, effect.rid)
+                except CacheAway as error:
+                    faults = _bear(faults, error)
         except CacheAway as error:
             log.info("%s", error)
             return Found()
         return _opened(self._vault, effect, names, look)
 
     def keep(self, effect: Keep) -> None:
-        """Keep a reply."""
+        """Keep a reply, soon."""
+        self._soon(self._keep, effect)
+
+    def give_up(self, effect: GiveUp) -> None:
+        """End a claim, soon."""
+        self._soon(self._give_up, effect)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._writer.shutdown()
+
+    def _soon(self, work: Callable[[T], None], effect: T) -> None:
+        try:
+            self._writer.submit(work, effect)
+        except RuntimeError:  # at the end of the process there are no new threads
+            work(effect)
+
+    def _keep(self, effect: Keep) -> None:
         name = self._vault.names(effect.owner, effect.name)[0]
         try:
             self._backend.put(name, self._vault.seal(effect.owner, name, effect.kept), effect.ttl_ms, effect.rid)
         except CacheAway as error:
             log.info("%s", error)
 
-    def give_up(self, effect: GiveUp) -> None:
-        """End a claim."""
+    def _give_up(self, effect: GiveUp) -> None:
         try:
             self._backend.give_up(self._vault.names(effect.owner, effect.name)[0], effect.rid)
         except CacheAway as error:
@@ -123,11 +158,14 @@ class AsyncReplies:
             if look.blob is not None or look.claimed:
                 return look
         mine = self._lookouts[names[0]] = asyncio.get_running_loop().create_future()
-        look = Look(None)
+        look, faults = Look(None), 0
         try:
             for step in _steps():
                 await asyncio.sleep(step)
-                look = await self._backend.look(names, rid)
+                try:
+                    look = await self._backend.look(names, rid)
+                except CacheAway as error:
+                    faults = _bear(faults, error)
                 if look.blob is not None or look.claimed:
                     break
             return look

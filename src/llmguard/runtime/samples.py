@@ -18,6 +18,7 @@ def samples(service: Service) -> Iterator[Sample]:
         "refused": {},
         "cut": {},
         "context": {},
+        "cache": {},
     }
     for (event, code), number in service.tally.events.items():
         label = "ending" if event == "closed" else "code"
@@ -26,6 +27,7 @@ def samples(service: Service) -> Iterator[Sample]:
     yield Sample("llmguard_refusals", "Calls refused, by code.", "counter", events["refused"])
     yield Sample("llmguard_cuts", "Streams cut in their middle, by code.", "counter", events["cut"])
     yield Sample("llmguard_contexts_rejected", "Signed contexts ignored, by why.", "counter", events["context"])
+    yield Sample("llmguard_cache", "Calls that a kept reply might answer, hit or miss.", "counter", events["cache"])
     yield from _notices(service.notices)
     gauges = {
         "llmguard_live_calls": ("Calls running now.", len(service.runtime.live)),

@@ -100,8 +100,8 @@ def _kept(x: Exchange, tape: Tape, ending: Ending) -> Kept | None:
         return None
     if reader.failed or x.source is not Source.PROVIDER or x.edits.max_tokens is not None:
         return None
-    if x.call.stream and not reader.finished:
-        return None
+    if x.call.stream and not (reader.finished or (x.call.family == "gemini" and reader.finish_reason is not None)):
+        return None  # Gemini has no event of its own for the end
     body = tape.body(reader.held())
     if body is None or tape.content_type is None:
         return None

@@ -26,7 +26,7 @@ MISTAKES = {
     "an unknown section": ("servr: {port: 1}", "the configuration has no key 'servr'", "write server"),
     "an unknown key": ("server: {prot: 8080}", "server has no key 'prot'", "write port"),
     "a key unlike any": ("server: {colour: red}", "server has no key 'colour'", "use one of host, port"),
-    "a section of another version": ("cache: {exact: {ttl: 1h}}", "cache is not in this version", "remove the section"),
+    "a section of another version": ("auth: {oidc: []}", "auth is not in this version", "remove the section"),
     "a key of another version": (
         "models: {smart: {strategy: fallback, targets: [{provider: openai, model: gpt-4o}]}}",
         "models.smart.strategy is not in",

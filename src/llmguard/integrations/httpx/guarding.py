@@ -6,12 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 from llmguard.core.call import Call, Caller
-from llmguard.core.decision import Admit, Refuse
+from llmguard.core.decision import Admit, Refuse, Replay
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.money import usd_string
 from llmguard.core.ports import Dialect, Reader
 from llmguard.errors import GuardUnavailable
-from llmguard.forward.relay import refused
+from llmguard.forward.relay import kept_type, refused
 from llmguard.forward.upstreams import HOLD_UP_TO
 from llmguard.integrations.httpx import asking
 from llmguard.integrations.httpx.backoff import OVERLOADED, Kind, retry_after
@@ -40,8 +40,12 @@ class Guarded:
             if request.should_retry is False:
                 yield from hear(self._caller, request.message)
             return told(self._library, self._request, dialect, request, x.event_id)
+        if isinstance(request, Replay):
+            return _replayed(self._library, self._request, request)
         response = yield from self._forward(x, request)
         reader = x.answer(response.status_code, now_ms())
+        if x.tape is not None:
+            x.tape.content_type = kept_type(response.headers.raw)
         describe(response.headers, x)
         try:
             return (yield from self._read(x, response, reader))
@@ -54,7 +58,7 @@ class Guarded:
 
     # ------------------------------------------------------------------ before
 
-    def _admit(self, call: Call, dialect: Dialect, passage: asking.Passage) -> Flow[tuple[Exchange, Refuse | Any]]:
+    def _admit(self, call: Call, dialect: Dialect, passage: asking.Passage) -> Flow[tuple[Exchange, Refuse | Replay | Any]]:
         """Ask the stages; again after a wait where that is of use. Comes back: why not, or the request to send."""
         inside = self._inside
         waited = inside.backoff.before(self._kind)
@@ -70,16 +74,15 @@ class Guarded:
             yield Sleep(pause)
             waited += pause
 
-    def _ask(self, x: Exchange, passage: asking.Passage) -> Flow[Refuse | Any]:
+    def _ask(self, x: Exchange, passage: asking.Passage) -> Flow[Refuse | Replay | Any]:
         """What the stages say. The request of an admitted call is made, and the call marked as sent."""
         service = self._inside.service
         service.enter(x)
         try:
             decision = yield Run(service, x.open(x.now))
-            if isinstance(decision, Refuse):
+            if not isinstance(decision, Admit):
                 service.close(x, Ending.DONE)
                 return decision
-            assert isinstance(decision, Admit)
             body = x.dialect.rewrite(x.call, x.edits) if x.edits else x.call.body
             request = asking.outgoing(self._library, self._request, x.call, body, passage)
             service.perform(x.dispatch())
@@ -171,6 +174,14 @@ def told(library: Library, request: Any, dialect: Dialect, refuse: Refuse, event
     """A refusal as the response that an SDK understands, in its dialect's own shape."""
     reply = refused(dialect, refuse, event_id)
     response = library.module.Response(reply.status, headers=reply.headers, content=reply.body, request=request)
+    response.elapsed = timedelta(0)
+    return response
+
+
+def _replayed(library: Library, request: Any, replay: Replay) -> Any:
+    """A kept reply as the response that the client would have got."""
+    content = b"".join(replay.chunks)
+    response = library.module.Response(replay.status, headers=replay.headers, content=content, request=request)
     response.elapsed = timedelta(0)
     return response
 

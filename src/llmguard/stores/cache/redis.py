@@ -6,22 +6,24 @@ out budgets. A server that did not answer is left alone for a second, so that ca
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
 from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from llmguard.stores.cache.ports import CLAIM_MS, CacheAway, Look, Stats
 from llmguard.stores.redis import server
-from llmguard.stores.redis.script import prefix
+from llmguard.stores.redis.script import Command, packed, prefix
+from llmguard.stores.redis.wire import Wire
 
 _LUA = files(__package__) / "lua"
 _SCRIPTS = ("look.lua", "put.lua", "give_up.lua", "purge.lua")
@@ -30,6 +32,8 @@ _LOOK, _PUT, _PURGE, _GIVE_UP = (
 )
 _REST_S = 1.0
 _AT_ONCE = 500
+_DIGESTS = {text: sha1(text.encode(), usedforsecurity=False).hexdigest() for text in (_LOOK, _PUT, _GIVE_UP, _PURGE)}
+"""By which the server knows a script that it has."""
 
 
 class _Keys:
@@ -130,13 +134,11 @@ class AsyncRedisCache:
 
     def __init__(self, url: str, max_bytes: int, namespace: str = "default") -> None:
         self._keys = _Keys(url, max_bytes, namespace)
+        self._wire = None if server.is_cluster(url) else Wire(url)
 
     @cached_property
-    def _client(self) -> Any:
-        options = server.patience(server.TIMEOUT_S)
-        if server.is_cluster(self._keys.url):
-            return AsyncRedisCluster.from_url(server.plain(self._keys.url), **options)
-        return AsyncRedis.from_url(self._keys.url, **options)
+    def _cluster(self) -> Any:
+        return AsyncRedisCluster.from_url(server.plain(self._keys.url), **server.patience(server.TIMEOUT_S))
 
     async def look(self, names: Sequence[str], owner: str | None) -> Look:
         """Find the first of ``names``, or claim it."""
@@ -154,9 +156,27 @@ class AsyncRedisCache:
 
     async def aclose(self) -> None:
         """Drop all connections."""
-        if "_client" in self.__dict__:
-            await self._client.aclose()
+        if self._wire is not None:
+            self._wire.drop()
+            await asyncio.sleep(0)  # the loop closes the socket in its next turn
+        if "_cluster" in self.__dict__:
+            await self._cluster.aclose()
 
     async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
         with self._keys.answering():
-            return await self._client.register_script(script)(keys, arguments)
+            if self._wire is None:
+                return await self._cluster.register_script(script)(keys, arguments)
+            return await self._exchange(self._wire, script, (len(keys), *keys, *arguments))
+
+    async def _exchange(self, wire: Wire, script: str, arguments: Command) -> Any:
+        try:
+            async with asyncio.timeout(server.TIMEOUT_S):
+                try:
+                    return await wire.exchange(packed(("EVALSHA", _DIGESTS[script], *arguments)))
+                except ResponseError as error:
+                    if not str(error).startswith("NOSCRIPT"):
+                        raise
+                    return await wire.exchange(packed(("EVAL", script, *arguments)))
+        except TimeoutError:
+            wire.drop()
+            raise
