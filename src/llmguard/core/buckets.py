@@ -80,8 +80,10 @@ class Plan:
         "buckets",
         "budgets",
         "counts_tokens",
+        "ends",
         "kept",
         "levels",
+        "names",
         "paces_tokens",
         "policy",
         "rates",
@@ -89,12 +91,16 @@ class Plan:
         "seen_at",
         "state",
         "steady",
+        "units",
         "until",
         "when_store_down",
     )
 
     def __init__(self, buckets: tuple[Bucket, ...], rates: tuple[RateBucket, ...], until: int) -> None:
         self.buckets = buckets
+        self.names = tuple([bucket.name for bucket in buckets])
+        self.units = tuple([bucket.unit for bucket in buckets])
+        self.ends = tuple([bucket.end for bucket in buckets])
         self.rates = rates
         self.until = until
         self.policy = ", ".join(f'"{r.rule}";q={r.limit};w={r.period_ms // 1000}' for r in rates).encode()

@@ -59,8 +59,8 @@ class Holds(_OfPlan[Hold]):
     def amounts(self) -> list[int]:
         """Estimate, fixed part and part per output token of each, one after another."""
         amounts: list[int] = []
-        for bucket in self.plan.buckets:
-            amounts += self.guess.amounts(bucket.unit)
+        for unit in self.plan.units:
+            amounts += self.guess.amounts(unit)
         return amounts
 
 
@@ -79,4 +79,4 @@ class Charges(_OfPlan[Charge]):
 
     def amounts(self) -> list[int]:
         """The amount of each."""
-        return [self._by_unit[bucket.unit] for bucket in self.plan.buckets]
+        return list(map(self._by_unit.__getitem__, self.plan.units))

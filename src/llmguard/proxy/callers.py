@@ -23,10 +23,8 @@ class Caller:
     __slots__ = ("_receive", "_task", "_watcher", "answered", "deadline", "gone", "since")
 
     def __init__(self, receive: Receive, deadline: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         self._receive = receive
-        self._task = task
+        self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
         self.since = time.monotonic()
         self.deadline = self.since + deadline
@@ -46,6 +44,7 @@ class Caller:
         """Stop the request."""
         if self.gone is None:
             self.gone = why
+            assert self._task is not None
             self._task.cancel()
 
     def leave(self) -> None:

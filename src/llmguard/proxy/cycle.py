@@ -6,6 +6,7 @@ fails in between can still be answered with an error. Only the head of a body wi
 
 from __future__ import annotations
 
+import asyncio
 import http
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -40,12 +41,13 @@ class Cycle(Struct, eq=False):
 
     ``whole``: its body has arrived, too; ``unread``: bytes of it that the application has not received. ``gone``: the
     caller hung up, what is sent is dropped. ``answered``: part of the response was written; ``complete``: all of it.
-    ``keep_alive``: the connection may carry another request afterwards.
+    ``keep_alive``: the connection may carry another request afterwards. ``task`` runs the application.
     """
 
     connection: HttpProtocol
     scope: Message
     keep_alive: bool
+    task: asyncio.Task[None] | None = None
     unread: int = 0
     whole: bool = False
     gone: bool = False

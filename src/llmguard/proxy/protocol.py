@@ -304,7 +304,8 @@ class HttpProtocol(asyncio.Protocol):
         self.server_state.total_requests += 1
         self._running = None
         self._age = 0
-        self.consumed(cycle.unread)
+        if cycle.unread:
+            self.consumed(cycle.unread)
         if self._waiters:
             self._wake()
         if cycle.keep_alive and not self._ending:
@@ -314,7 +315,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def left(self, cycle: Cycle) -> None:
         """The application has returned, if need be without a complete response."""
-        self.server_state.tasks.discard(asyncio.current_task(self._loop))
+        self.server_state.tasks.discard(cycle.task)
         if cycle.complete or self._leaving:
             return
         cycle.gone = True
@@ -344,6 +345,7 @@ class HttpProtocol(asyncio.Protocol):
             cycle.keep_alive = False
         # The connection's own context, because this may run in the task of the request before.
         task = self._loop.create_task(cycle.run(self._config.loaded_app), context=self._context.copy())
+        cycle.task = task
         self.server_state.tasks.add(task)
 
     def _refuse(self, fault: Fault) -> None:

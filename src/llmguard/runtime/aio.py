@@ -91,9 +91,9 @@ class AsyncRuntime:
         half second that it takes, no other thread runs."""
         await asyncio.to_thread(self._counter.count, _COMMON_MODEL, ("",))
 
-    async def run(self, steps: Steps[T]) -> T:
+    def run(self, steps: Steps[T]) -> Awaitable[T]:
         """Run a piece of core code that may have to wait."""
-        return await adrive(steps, self._handlers, _WAITING)
+        return adrive(steps, self._handlers, _WAITING)
 
     def perform(self, effect: Effect) -> Any:
         """Do one effect that never waits."""

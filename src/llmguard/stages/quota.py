@@ -154,14 +154,16 @@ class Quota:
             except StoreUnavailable:
                 self._allowance.failed(x.now)
                 return (yield from self._alone(x, plan, guess))
-            if isinstance(answer, Admitted | Denied) and answer.crossed:
-                yield from _tell_of_thresholds(x, plan, answer)
             if isinstance(answer, Admitted):
+                if answer.crossed:
+                    yield from _tell_of_thresholds(x, plan, answer)
                 self._admitted(x, plan, guess, answer)
                 if x.watch is not None:
                     yield from trips.admitted(x, x.watch, answer)
                 return None
             if isinstance(answer, Denied):
+                if answer.crossed:
+                    yield from _tell_of_thresholds(x, plan, answer)
                 if not guess.exact and answer.why in refusals.FOR_MONEY:
                     prompt = yield Count(x.call, x.dialect, x.target.model)
                     self._take(x, plan, estimate(x.call, x.quote, prompt))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.money import Cost
@@ -10,6 +11,7 @@ from llmguard.core.records import BucketCharge, Entry, HoldRecord, SettleRecord
 from llmguard.core.usage import Source, Usage
 
 _tuple = tuple.__new__
+_charge = partial(_tuple, BucketCharge)
 
 
 def hold_record(x: Exchange) -> HoldRecord:
@@ -36,17 +38,12 @@ def settle_record(x: Exchange, usage: Usage, cost: Cost, source: Source, ending:
 
 def charges(x: Exchange, cost: int, usage: Usage) -> tuple[BucketCharge, ...]:
     """The same amounts for each bucket that the store is told."""
-    if x.plan is None:
+    plan = x.plan
+    if plan is None:
         return ()
-    tokens = usage.input_tokens + usage.output_tokens
-    return tuple(
-        [
-            _tuple(
-                BucketCharge, (b.name, b.unit, cost if b.unit == "usd" else tokens if b.unit == "tokens" else 0, b.end)
-            )
-            for b in x.plan.buckets
-        ]
-    )
+    amounts = {"usd": cost, "tokens": usage.input_tokens + usage.output_tokens, "calls": 0}
+    charged = zip(plan.names, plan.units, map(amounts.__getitem__, plan.units), plan.ends, strict=True)
+    return tuple(map(_charge, charged))
 
 
 def entry_of(x: Exchange, usage: Usage, cost: Cost, source: Source, interrupted: str | None) -> Entry:
