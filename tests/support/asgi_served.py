@@ -1,64 +1,129 @@
-"""Applications as ASGI servers import them: the gateway alone, and mounted. `SERVED_CONFIG` names the configuration."""
+"""Applications as ASGI servers import them. `SERVED_CONFIG` names the configuration, `UPSTREAM` the provider's origin.
+
+``doors`` has every ASGI door of one guard below a path of its own; the layers stand in several orders, with middleware
+of others in between, around an application that forwards calls with a plain client.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
 import llmguard
-from llmguard.integrations.asgi import Authn, Meter, Quota
+from llmguard.integrations.asgi import Authn, ContextMiddleware, Meter, Quota
 
 guard = llmguard.Guard(os.environ["SERVED_CONFIG"])
 alone = llmguard.create_app(guard)
 
 
-def _fastapi() -> FastAPI:
+class Forwarding:
+    """An application of somebody's own that passes LLM calls on to the provider."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        headers = {name: value for name, value in request.headers.items() if name not in ("host", "authorization")}
+        target = scope["path"].removeprefix(scope.get("root_path", ""))
+        async with httpx2.AsyncClient(timeout=60) as client:
+            url = os.environ["UPSTREAM"] + target
+            outgoing = client.build_request(request.method, url, headers=headers, content=await request.body())
+            reply = await client.send(outgoing, stream=True)
+            try:
+                answer = StreamingResponse(reply.aiter_raw(), reply.status_code, dict(reply.headers))
+                await answer(scope, receive, send)
+            finally:
+                await reply.aclose()
+
+
+class Tracing(BaseHTTPMiddleware):
+    """What many applications have: reads the request, and adds a header to the reply."""
+
+    async def dispatch(self, request: Request, call_next: Callable[[Request], Any]) -> Any:
+        await request.body()
+        reply = await call_next(request)
+        reply.headers["x-traced"] = "yes"
+        return reply
+
+
+def gzip(app: Any) -> Any:
+    return GZipMiddleware(app, minimum_size=1)
+
+
+def cors(app: Any) -> Any:
+    return CORSMiddleware(app, allow_origins=["https://shop.example"], expose_headers=["x-llmguard-request-id"])
+
+
+def authn(app: Any) -> Any:
+    return Authn(app, guard=guard)
+
+
+def quota(app: Any) -> Any:
+    return Quota(app, guard=guard)
+
+
+def meter(app: Any) -> Any:
+    return Meter(app, guard=guard)
+
+
+def host() -> FastAPI:
+    """A FastAPI application with a page, layers over all of it, and a mounted gateway."""
+    app = FastAPI()
+    app.add_middleware(Meter, guard=guard)
+    app.add_middleware(Tracing)
+    app.add_middleware(Quota, guard=guard)
+    app.add_middleware(Authn, guard=guard, routes=["/v1/*"])
+    app.get("/stats")(lambda: {"page": "stats"})
+    app.mount("/llm", llmguard.create_app(guard))
+    app.mount("/", Forwarding())
+    return app
+
+
+def fastapi() -> FastAPI:
+    """The gateway mounted in FastAPI, which nobody has told of the server's start."""
     app = FastAPI()
     app.get("/")(lambda: "host")
     app.mount("/llm", llmguard.create_app(guard))
     return app
 
 
-def _starlette() -> Starlette:
-    async def home(_request: Any) -> PlainTextResponse:
-        return PlainTextResponse("host")
-
-    inner = Mount("/deep", routes=[Mount("/b é", app=llmguard.create_app(guard))])
-    return Starlette(routes=[Route("/", home), Mount("/a", app=llmguard.create_app(guard)), inner])
+async def home(_request: Request) -> PlainTextResponse:
+    """A page, to see that the server is there."""
+    return PlainTextResponse("host")
 
 
-lazy = _fastapi()
-fastapi = guard.lifespan(_fastapi())
-starlette = guard.lifespan(_starlette())
+async def open_calls(_request: Request) -> PlainTextResponse:
+    """How many calls are running."""
+    return PlainTextResponse(str(len((await guard.service()).live)))
 
 
-async def forwarding(scope: Any, receive: Any, send: Any) -> None:
-    """An application of somebody's own that passes LLM calls on; `UPSTREAM` is where to."""
-    if scope["type"] != "http":
-        return
-    request = Request(scope, receive)
-    client = httpx2.AsyncClient(timeout=30)
-    headers = {name: value for name, value in request.headers.items() if name not in ("host", "authorization")}
-    path = os.environ["UPSTREAM"] + scope["path"]
-    outgoing = client.build_request(request.method, path, headers=headers, content=await request.body())
-    try:
-        reply = await client.send(outgoing, stream=True)
-        answer = StreamingResponse(reply.aiter_raw(), reply.status_code, dict(reply.headers))
-        await answer(scope, receive, send)
-    finally:
-        await client.aclose()
-
-
-async def _page(scope: Any, receive: Any, send: Any) -> None:
-    app = PlainTextResponse("page") if scope["path"] == "/" else forwarding
-    await app(scope, receive, send)
-
-
-layered = guard.lifespan(Authn(Quota(Meter(_page, guard=guard), guard=guard), guard=guard))
+lazy = fastapi()
+hosted = guard.lifespan(fastapi())
+served = Starlette(
+    routes=[
+        Route("/", home),
+        Route("/open", open_calls),
+        Mount("/fastapi", fastapi()),
+        Mount("/a", llmguard.create_app(guard)),
+        Mount("/deep", routes=[Mount("/b é", app=llmguard.create_app(guard))]),
+        Mount("/around", quota(meter(authn(llmguard.create_app(guard))))),
+        Mount("/order1", authn(gzip(quota(Tracing(meter(Forwarding())))))),
+        Mount("/order2", gzip(meter(cors(authn(Tracing(quota(Forwarding()))))))),
+        Mount("/order3", Tracing(quota(meter(gzip(cors(authn(gzip(Forwarding())))))))),
+        Mount("/host", host()),
+        Mount("/quota", ContextMiddleware(quota(Forwarding()), team="search", env="prod", feature="chat")),
+        Mount("/meter", ContextMiddleware(meter(Forwarding()), team="search", env="prod", feature="chat")),
+        Mount("/authn", authn(Forwarding())),
+        Mount("/routes", Quota(authn(Forwarding()), guard=guard, routes=["/llm/*", "/v1/embeddings"])),
+    ]
+)
+doors = guard.lifespan(served)

@@ -10,7 +10,7 @@ from llmguard.guard import Guard
 from llmguard.proxy.app import Gateway, Local, Scope, Send
 from llmguard.proxy.build import build_gateway
 from llmguard.proxy.callers import Receive
-from llmguard.proxy.mounts import check_mounts
+from llmguard.proxy.mounts import check_layers, check_mounts
 from llmguard.runtime.samples import samples
 from llmguard.runtime.service import Service
 from llmguard.sinks import prometheus
@@ -37,6 +37,7 @@ class Application:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "realtime sessions are not served"})
         else:
+            check_layers(scope, self.gateway_of.scope_key)
             service = self.gateway_of.running()
             if service is None:
                 service = await self.gateway_of.late_service()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
@@ -53,6 +53,15 @@ def check_mounts(host: Any, mounted: object) -> None:
         if paths.count(path) > 1:
             fix = "give each application a path of its own"
             raise ConfigError([Problem("mount", f"{path or '/'} is mounted twice, and only the first is served", fix)])
+
+
+def check_layers(request: Mapping[str, Any], key: str) -> None:
+    """Raises ConfigError where layers of the same guard, noted in ``request`` (a scope or environ) under ``key``, have
+    charged a call already that comes to a gateway which they did not find."""
+    visit = request.get(key)
+    if visit is not None and visit.followed:
+        fix = "put the layers around create_app() itself, or exclude its path from their routes="
+        raise ConfigError([Problem("create_app", "layers in front of it have charged this call already", fix)])
 
 
 def _holds(app: Any, mounted: object) -> bool:

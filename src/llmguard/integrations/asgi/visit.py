@@ -53,7 +53,10 @@ def desk_of(service: Service, chain: Chain) -> LoopDesk:
 
 
 class Visit:
-    """A request that its layers look after: ``layers``, outermost first, of all those in ``chain``."""
+    """A request that its layers look after: ``layers``, outermost first, of all those in ``chain``.
+
+    ``followed``: its call is let in, and its reply will be metered.
+    """
 
     def __init__(
         self, desk: LoopDesk, chain: Chain, layers: Sequence[Layer], scope: Message, receive: Receive, send: Send
@@ -68,7 +71,7 @@ class Visit:
         self._caller = desk.callers.add(Listener(receive, BODY_SECONDS))
         self._x: Exchange | None = None
         self._started = False
-        self._followed = False
+        self.followed = False
 
     async def run(self) -> None:
         """Serve the request. Whatever is raised, the call has been closed and recorded."""
@@ -122,8 +125,8 @@ class Visit:
             runtime.close(x, Ending.DONE)
             await self._replay(decision)
             return None
-        self._followed = records(x)
-        if not self._followed:
+        self.followed = records(x)
+        if not self.followed:
             runtime.close(x, Ending.DONE)
         self._scope[self.chain.guard.scope_key] = self
         await self._let_in(x)
@@ -136,7 +139,7 @@ class Visit:
             body = x.dialect.rewrite(x.call, x.edits)
             _edit(self._scope, x, len(body))
         receive = self._caller.give(body)
-        if self._followed:
+        if self.followed:
             self._caller.drains = x.call.stream and self._desk.drains(self._layers, x.target.provider)
         if x.principal is None:
             await self.pass_through(self._layers[0], self._scope, receive, self._send)
@@ -150,7 +153,7 @@ class Visit:
 
     async def pass_through(self, layer: Layer, scope: Message, receive: Receive, send: Send) -> None:
         """Take the request through one of the layers."""
-        if self._followed and layer is self._layers[-1]:
+        if self.followed and layer is self._layers[-1]:
             await self._meter(layer.app, scope, receive, send)
         else:
             await layer.app(scope, receive, send)
