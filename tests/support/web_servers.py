@@ -24,6 +24,7 @@ _START_S = 30.0
 class WebServer:
     """A running server. ``url`` is its origin."""
 
+    kind: str
     url: str
     process: subprocess.Popen[bytes]
     log: Path
@@ -72,7 +73,7 @@ def web_server(
     with log.open("wb") as out:
         line = [*command(kind, application, port), *extra]
         process = subprocess.Popen(line, stdout=out, stderr=out, env=environ, cwd=home)
-    server = WebServer(f"http://127.0.0.1:{port}", process, log)
+    server = WebServer(kind, f"http://127.0.0.1:{port}", process, log)
     try:
         _await(server, probe)
         yield server

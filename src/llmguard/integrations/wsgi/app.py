@@ -53,15 +53,16 @@ class WsgiApplication:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        event_id, method = uuid7(), environ["REQUEST_METHOD"]
         try:
-            reply = self._answer(environ, method, event_id)
+            reply = self.answer(environ)
         except (CallerGone, BodyMissing) as error:
-            log.info("request %s ended: the caller hung up (%s)", event_id, type(error).__name__)
+            log.info("a request ended: the caller hung up (%s)", type(error).__name__)
             reply = _GONE
-        return _sent(reply, method, start_response)
+        return _sent(reply, environ["REQUEST_METHOD"], start_response)
 
-    def _answer(self, environ: Environ, method: str, event_id: str) -> BlockingReply:
+    def answer(self, environ: Environ) -> BlockingReply:
+        """The reply to a request, not yet sent. Raises CallerGone and BodyMissing when its caller hangs up."""
+        event_id, method = uuid7(), environ["REQUEST_METHOD"]
         path = raw_path(environ)
         relay = self._running()
         if method == "GET" and (local := self._local(path)) is not None:
@@ -107,7 +108,7 @@ def _plain(reply: Reply) -> BlockingReply:
 
 
 def _sent(reply: BlockingReply, method: str, start_response: StartResponse) -> Iterable[bytes]:
-    headers = _native(reply.headers)
+    headers = native(reply.headers)
     status = f"{reply.status} {_PHRASES.get(reply.status, 'Unknown')}"
     if reply.body is not None:
         start_response(status, [*headers, ("content-length", str(len(reply.body)))])
@@ -117,7 +118,8 @@ def _sent(reply: BlockingReply, method: str, start_response: StartResponse) -> I
     return Body(reply.chunks, reply.release)
 
 
-def _native(headers: Headers) -> list[tuple[str, str]]:
+def native(headers: Headers) -> list[tuple[str, str]]:
+    """Headers as WSGI has them: text that stands for bytes."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
 
 

@@ -33,8 +33,9 @@ def raw_path(environ: Environ) -> bytes:
         line = environ.get(name)
         if line:
             path = line.partition("?")[0] if line.startswith("/") else urlsplit(line).path
-            if path.startswith(mount):
-                return path[len(mount) :].encode("latin-1", "replace") or b"/"
+            for prefix in (mount, quote(mount.encode("latin-1"), safe=_SAFE)):
+                if path.startswith(prefix):
+                    return path[len(prefix) :].encode("latin-1", "replace") or b"/"
     return quote(environ.get("PATH_INFO", "").encode("latin-1"), safe=_SAFE).encode() or b"/"
 
 
