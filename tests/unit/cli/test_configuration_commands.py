@@ -14,7 +14,7 @@ MISTAKES = {
     "an unknown key": ("server:\n  prot: 8080\n", "2: server has no key 'prot'; write port"),
     "a wrong value": ("spool:\n  quota: much\n", "2: spool.quota is 'much', not a size; write a number and a unit"),
     "a contradiction": ("server: {workers: 4}\n", "1: server.workers is 4, but each worker"),
-    "a later version's": ("cache: {}\n", "1: cache is not in this version; remove the section"),
+    "a later version's": ("auth: {}\n", "1: auth is not in this version; remove the section"),
     "no YAML": ("server: [\n", "2: this is not YAML"),
     "a duplicate": ("clamp: true\nclamp: true\n", "2: clamp stands here a second time"),
 }

@@ -14,11 +14,11 @@ from tests.support.cli import SANDBOX, Cli
 
 COMMANDS = {
     *("serve", "check-config", "migrate", "doctor", "report", "keys", "budgets", "objects", "config"),
-    *("trips", "dlq", "audit", "alerts"),
+    *("trips", "dlq", "audit", "alerts", "cache", "demo"),
 }
 READING = [
     *("report", "doctor", "check-config", "migrate", "config show", "config schema", "keys list", "budgets list"),
-    *("trips list", "trips show", "dlq list", "audit verify", "audit tail", "audit export", "alerts key"),
+    *("trips list", "trips show", "dlq list", "audit verify", "audit tail", "audit export", "alerts key", "cache stats"),
 ]
 PEPPER, SIGNING, CACHE = (word * 4 for word in ("0123456789abcdef", "fedcba9876543210", "02468ace13579bdf"))
 SECRETS = f"secrets: {{pepper: {PEPPER}, signing: {SIGNING}, cache: {CACHE}}}\n"
