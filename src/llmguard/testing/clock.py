@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from llmguard.config import units
 
@@ -41,6 +41,16 @@ class Clock:
         self._ahead_ns = int(moment.timestamp() * 1e9) - time.time_ns()
 
 
+class _Time:
+    """The module `time` with another wall clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.time_ns = clock.time_ns
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
 @contextmanager
 def clock() -> Iterator[Clock]:
     """Inside, all guards of this process have this clock: whatever they keep in memory, in SQLite and in the spool.
@@ -48,7 +58,7 @@ def clock() -> Iterator[Clock]:
     made = Clock()
     modules = [import_module(name) for name in CLOCKS]
     for module in modules:
-        module.time = made  # type: ignore[attr-defined]
+        module.time = _Time(made)  # type: ignore[attr-defined]
     try:
         yield made
     finally:

@@ -32,8 +32,9 @@ def isolated_guard(
     inside it is the default one.
 
     ``config`` is a path or a mapping with the rules to test; without it there are none but those that always hold. A
-    mapping without providers gets those of OpenAI, Anthropic and Google, by the names of their families. Its store, ledger, spool, secrets, alerts and gateway are left out. With a ``provider`` all configured providers are
-    there, and one of each family that has none. With ``instrument`` the process's SDK clients are guarded inside.
+    mapping without providers gets those of OpenAI, Anthropic and Google, by the names of their families. What reaches
+    outside is left out: store, ledger, spool, secrets, alerts and gateway. With a ``provider`` all configured providers
+    are there, and one of each family that has none. With ``instrument`` the process's SDK clients are guarded inside.
     Raises :class:`llmguard.errors.ConfigError`.
     """
     if home is None:
