@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import llmguard
 from llmguard.errors import GuardUnavailable
 from llmguard.providers.sandbox import Ask, Shelf, respond
 
@@ -29,7 +28,7 @@ _STOP_S = 5.0
 
 def example() -> Path:
     """The project `examples/celery_worker`: inside the package in a wheel, at the project's root in a checkout."""
-    package = Path(llmguard.__file__).parent
+    package = Path(__file__).parents[1]
     candidates = (package / "examples" / "celery_worker", package.parents[1] / "examples" / "celery_worker")
     found = next((path for path in candidates if path.is_dir()), None)
     if found is None:
