@@ -6,6 +6,7 @@ COPY locks/run.txt locks/run.txt
 RUN /opt/llmguard/bin/pip install --no-cache-dir --require-hashes -r locks/run.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY migrations migrations
+COPY examples/celery_worker examples/celery_worker
 COPY src src
 RUN /opt/llmguard/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 

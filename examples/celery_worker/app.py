@@ -11,8 +11,6 @@ app = Celery("documents", broker=BROKER, backend=BROKER, include=["tasks"])
 app.conf.update(broker_connection_retry_on_startup=True, task_acks_late=True, worker_prefetch_multiplier=1)
 
 if GUARDED:
-    import llmguard
     from llmguard.integrations.celery import install
 
-    install(app)  # every task of this application, decorated or not
-    llmguard.instrument()  # every SDK client in this process
+    install(app)  # every task of this application, decorated or not, and every SDK client of the worker

@@ -62,7 +62,6 @@ if GUARDED:
     from llmguard.integrations import celery as guarded
 
     llmguard.configure(os.environ["LLMGUARD_CONFIG"])
-    llmguard.instrument()
     guarded.install(app)
 else:
     Breaker = RetryBudget = lambda *_args, **_options: None

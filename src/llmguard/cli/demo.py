@@ -130,7 +130,7 @@ class _Play:
         from llmguard.cli.demo_stage import worker
 
         _title("With the guard")
-        typer.echo("The same worker with install(app) and instrument(), the same task, and healthy ones beside it.")
+        typer.echo("The same worker with install(app), the same task, and healthy ones beside it.")
         with worker(self._home, self._environment, self._queue) as log:
             healthy = [self._send("summarise", document) for document in DOCUMENTS]
             healthy.append(self._send("digest", list(DOCUMENTS)))
