@@ -129,7 +129,7 @@ def check_store(**_: Any) -> Messages:
 def check_schema(databases: Any = None, **_: Any) -> Messages:
     """W003 (`--database`): the ledger is away, or its tables are not those of this program."""
     settings = _settings()
-    if isinstance(settings, str) or (settings.alias is not None and settings.alias not in (databases or ())):
+    if isinstance(settings, str) or not databases or settings.alias not in (None, *databases):
         return []
     why = behind()
     if why is None:

@@ -6,10 +6,12 @@ has a spool and a quota store of its own, so that neither records nor sums of te
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -23,17 +25,22 @@ _LEDGER: Final = "LLMGUARD_LEDGER"
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A guard, and what it was made from."""
+    """A guard, and what it was made from. ``place`` is the directory of one that is for tests in one process."""
 
     settings: Settings
     url: str | None
-    pid: int
     guard: Guard
-    place: tempfile.TemporaryDirectory[str] | None
+    place: str | None = None
+    pid: int = field(default_factory=os.getpid)
 
     def fits(self, settings: Settings, url: str | None) -> bool:
         here = self.place is None or self.pid == os.getpid()
         return self.settings is settings and self.url == url and here
+
+    def leave(self) -> None:
+        self.guard.close()
+        if self.place is not None and self.pid == os.getpid():
+            shutil.rmtree(self.place, ignore_errors=True)
 
 
 _made: list[_Made] = []
@@ -63,15 +70,15 @@ def configuration(settings: Settings, url: str | None) -> Config:
 def leave_test_databases() -> None:
     """Put everything on record and close the connections to a database that a test runner is about to copy or drop."""
     while _made and _made[-1].place is not None:
-        _made.pop().guard.close()
+        _made.pop().leave()
 
 
 def _make(settings: Settings, database: Database | None, url: str | None) -> _Made:
     if database is None or not (database.test or database.in_memory):
-        return _Made(settings, url, os.getpid(), Guard(configuration(settings, url)), None)
-    place = tempfile.TemporaryDirectory(prefix="llmguard-", ignore_cleanup_errors=True)
-    ledger = f"sqlite:///{place.name}/ledger.db" if database.sqlite else url
-    config = configuration(settings, ledger)
-    spool = config.spool.model_copy(update={"path": str(Path(place.name, "spool"))})
-    config = config.model_copy(update={"spool": spool, "store": "memory://"})
-    return _Made(settings, url, os.getpid(), Guard(config), place)
+        return _Made(settings, url, Guard(configuration(settings, url)))
+    place = tempfile.mkdtemp(prefix="llmguard-")
+    config = configuration(settings, f"sqlite:///{place}/ledger.db" if database.sqlite else url)
+    spool = config.spool.model_copy(update={"path": str(Path(place, "spool"))})
+    made = _Made(settings, url, Guard(config.model_copy(update={"spool": spool, "store": "memory://"})), place)
+    atexit.register(made.leave)
+    return made

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from llmguard.core.call import Caller
 from llmguard.guard import get_guard
-from llmguard.integrations.django.refusals import answer
 from llmguard.integrations.django.settings import function, read_settings
 from llmguard.integrations.httpx.refusals import refusal
-from llmguard.runtime.context import Scope, carrying, context
-from llmguard.runtime.ids import uuid7
+from llmguard.integrations.problems import problem_of
+from llmguard.integrations.requests import CONTEXT_HEADER, RequestContext
+from llmguard.runtime.context import Scope
 
 GetResponse = Callable[[HttpRequest], Any]
+Said = Mapping[str, str | None]
+
+_NOTHING: Final[Said] = {}
 
 
 class ContextMiddleware:
@@ -38,10 +40,11 @@ class ContextMiddleware:
         settings = read_settings()
         self._attribution = function("ATTRIBUTION", settings.attribution)
         self._on_refusal = function("ON_REFUSAL", settings.on_refusal)
+        self._context = RequestContext(None, lambda said: said, {})
         self._async = iscoroutinefunction(get_response)
         if self._async:
             markcoroutinefunction(self)
-        get_guard()
+        get_guard()  # a server with a wrong configuration does not start
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Answer a request."""
@@ -49,43 +52,38 @@ class ContextMiddleware:
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """Answer for a view that was refused a call and did not catch it."""
-        said = refusal(exception)
-        if said is None:
-            return None
-        own = None if self._on_refusal is None else self._on_refusal(request, said)
-        return answer(said) if own is None else own
+        if self._on_refusal is not None and (said := refusal(exception)) is not None:
+            own: HttpResponse | None = self._on_refusal(request, said)
+            if own is not None:
+                return own
+        problem = problem_of(exception)
+        return None if problem is None else HttpResponse(problem.body, status=problem.status, headers=problem.headers)
 
     def _call(self, request: HttpRequest) -> HttpResponseBase:
-        said = None
-        if self._attribution is not None:
-            asked = self._attribution
-            said = async_to_sync(asked)(request) if iscoroutinefunction(asked) else asked(request)
-        with (scope := _scope(said)):
+        asked = self._attribution
+        if iscoroutinefunction(asked):
+            asked = async_to_sync(asked)
+        with (scope := self._scope(request, asked(request) if asked else _NOTHING)):
             response: HttpResponseBase = self.get_response(request)
         return _streaming(response, scope)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        said = None
-        if self._attribution is not None:
-            asked = self._attribution
-            asked = asked if iscoroutinefunction(asked) else sync_to_async(asked)  # it may look into the database
-            said = await asked(request)
-        with (scope := _scope(said)):
+        asked = self._attribution
+        if asked is not None and not iscoroutinefunction(asked):
+            asked = sync_to_async(asked)  # it may look into the database
+        with (scope := self._scope(request, await asked(request) if asked else _NOTHING)):
             response: HttpResponseBase = await self.get_response(request)
         return _streaming(response, scope)
 
-
-def _scope(said: Mapping[str, Any] | None) -> Scope:
-    """The scope of a request with a tree of its own. Raises ImproperlyConfigured for an attribution that is none."""
-    try:
-        names = context(**(said or {}))
-        with carrying(Caller(tree_id=uuid7())), names as caller:
-            return carrying(caller)
-    except (TypeError, ValueError) as error:
-        raise ImproperlyConfigured(
-            f"LLMGUARD['ATTRIBUTION'] returned {said!r}; return a dict with some of team, env, feature, end_user, "
-            f"each 1 to 128 printable characters ({error})."
-        ) from error
+    def _scope(self, request: HttpRequest, said: Said) -> Scope:
+        """The scope of a request. Raises ImproperlyConfigured for an attribution that is none."""
+        try:
+            return self._context.enter(dict(said), request.headers.get(CONTEXT_HEADER))
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(
+                f"LLMGUARD['ATTRIBUTION'] returned {said!r}; return a dict with some of team, env, feature, end_user, "
+                f"each 1 to 128 printable characters ({error})."
+            ) from error
 
 
 def _streaming(response: HttpResponseBase, scope: Scope) -> HttpResponseBase:
