@@ -127,3 +127,6 @@ served = Starlette(
     ]
 )
 doors = guard.lifespan(served)
+layered = guard.lifespan(
+    Starlette(routes=[Route("/llm/readyz", home), Mount("/llm", authn(quota(meter(Forwarding()))))])
+)
