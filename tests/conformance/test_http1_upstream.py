@@ -385,3 +385,33 @@ def test_blank_lines_after_a_reply_are_never_part_of_it() -> None:
     framer.start("POST")
     assert framer.feed(http("Content-Length: 1", body=b"y")) == b"y"
     assert framer.reusable
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [
+            "Content-Type: application/json",
+            "Content-Length: 2",
+            "X-Request-ID:  a b \t",
+            "Set-Cookie: x=y",
+            "RETRY-AFTER:3",
+        ],
+        ["content-type:text/event-stream", "X: content-length: 7", "Content-Length: 2", "X-Content-Length: 9"],
+        ["Cache-Control: a", "cache-control: b", "Content-Length:2", "Empty:", "Retry-After:", "Content-Typed: x"],
+        ["Content-Length: 2", "X-High: \xe9", "Openai-Model: m\xe9", "Connection: close"],
+    ],
+)
+def test_fields_are_the_same_however_a_head_is_cut(lines: list[str]) -> None:
+    wire = "\r\n".join(["HTTP/1.1 200 OK", *lines, "", "{}"]).encode("latin-1")
+
+    def fields(*pieces: bytes) -> tuple[object, ...]:
+        framer = ResponseFramer()
+        body = b"".join(framer.feed(piece) for piece in pieces)
+        assert framer.done
+        return framer.headers, framer.length, framer.event_stream, framer.reusable, body
+
+    whole = fields(wire)
+    assert whole[1] == 2
+    for at in range(1, len(wire)):
+        assert fields(wire[:at], wire[at:]) == whole, at
