@@ -18,7 +18,7 @@ from tests.support.celery_upstream import Behaviour
 from tests.workers import limits
 from tests.workers.playing import FULL, PLACES, POOLS, PREFORK, Played, Row, play
 
-TIMEOUT = 90.0
+TIMEOUT = 120.0
 SILENCE = 30.0
 
 ROWS = (

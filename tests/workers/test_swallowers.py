@@ -13,7 +13,7 @@ from tests.support.celery_rig import rig
 from tests.workers import limits
 from tests.workers.playing import POOLS, Played, Row, play
 
-TIMEOUT = 45.0
+TIMEOUT = 90.0
 
 TASKS = (
     "exception",
