@@ -161,6 +161,7 @@ class ProcessService(Upkeep[BlockingLink]):
 
     def charged(self) -> dict[str, Level]:
         """What the ledger has in every bucket of every budget, by name. Raises LedgerUnavailable."""
+        self._wait_for_start()  # it may still have to be made
         return {bucket.name: Level(amount, 0, 0, 0) for bucket, amount in self._books.standing()}
 
     def _aask(self, move: Move) -> Answer | Awaitable[Answer]:
