@@ -1,8 +1,9 @@
 """The exact cache: which calls it may answer, what makes two calls the same, and what is kept of a reply.
 
 Two calls are the same when their team, provider, model, endpoint, query, body and the headers that a provider reads
-are. The body is compared as the provider would read it: the order of keys and the spaces between them mean nothing,
-every value does. Nothing here reads or writes; stores keep entries only sealed (:mod:`llmguard.stores.cache`).
+are. The body is compared as the provider would read it: spaces and the order of its outermost members mean nothing.
+Everything else does, also the order of members further in, for models answer in the order of a schema. Nothing here
+reads or writes; stores keep entries only sealed (:mod:`llmguard.stores.cache`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from llmguard.core import sse
 from llmguard.core.call import Attribution, Call
 from llmguard.core.decision import Target
 
-_VERSION = 1
+_VERSION = 2
 """Part of every digest: entries of an older layout are never found."""
 _PROVIDER_HEADERS = ("anthropic-", "openai-", "x-goog-")
 _SECRET_HEADERS = frozenset({"x-goog-api-key"})
 _CACHE_HEADER = "cache-control"
+_LONGEST_AGE = 12
+"""Digits of a `max-age` that says anything: thirty thousand years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ def directives(headers: Mapping[str, str]) -> Directives:
         return _NONE
     words = {name.strip().lower(): value.strip().strip('"') for name, _, value in _pairs(text)}
     age = words.get("max-age", "")
-    return Directives("no-store" in words, "no-cache" in words, int(age) * 1000 if age.isdecimal() else None)
+    known = age.isdecimal() and len(age) <= _LONGEST_AGE
+    return Directives("no-store" in words, "no-cache" in words, int(age) * 1000 if known else None)
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
@@ -106,12 +110,14 @@ def digest(call: Call, who: Attribution, target: Target) -> bytes:
         call.dialect,
         call.method,
         call.endpoint,
+        call.path,
+        call.origin,
         call.query,
         call.stream,
         headers,
-        {**call.doc, "model": target.model},
+        sorted({**call.doc, "model": target.model}.items()),
     ]
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
     return blake2b(text.encode(), digest_size=32).digest()
 
 

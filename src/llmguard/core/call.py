@@ -109,6 +109,7 @@ class Call(Struct, eq=False):
     call, 0 where it has none.
     ``op`` and ``upstream`` come from the route: what kind of operation it is (`generate`, `free`, `object`,
     `passthrough`) and the provider that its path names. ``raw_headers`` are the request's headers as they came.
+    ``origin`` is the host that a call from within the process goes to where its provider has one for every customer.
     ``memo`` takes what anybody concludes from the head alone; calls with the same head share one where that is known.
     """
 
@@ -143,6 +144,7 @@ class Call(Struct, eq=False):
     metered: bool = True
     op: str = "generate"
     upstream: str | None = None
+    origin: str = ""
     raw_headers: Sequence[tuple[bytes, bytes]] = ()
     memo: dict[Any, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)

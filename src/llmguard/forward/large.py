@@ -6,6 +6,8 @@ import json
 from collections import deque
 from typing import Any
 
+from llmguard.core.exchange import Exchange
+
 _EDGE = 64 * 1024
 _OBJECTS = ("usage", "usageMetadata")
 _NAMES = ("id", "model", "modelVersion")
@@ -33,6 +35,13 @@ class LargeReply:
         self._tail_size += len(data)
         while self._tail_size - len(self._tail[0]) >= _EDGE:
             self._tail_size -= len(self._tail.popleft())
+
+    def end(self, x: Exchange, content_type: str, now: int) -> None:
+        """All of it has passed: have it metered by its digest, which is nothing to answer others with."""
+        if x.tape is not None:
+            x.tape.content_type = None
+        x.whole(content_type, self.digest(), now)
+        x.bytes_out = self.size
 
     def digest(self) -> bytes:
         """A small JSON document with the members found, for the dialect's reader."""

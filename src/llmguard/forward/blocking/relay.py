@@ -225,8 +225,7 @@ class BlockingRelay:
                 if behind:
                     yield behind
                 behind = data
-            x.whole(content_type(incoming.headers), seen.digest(), runtime.now())
-            x.bytes_out = seen.size
+            seen.end(x, content_type(incoming.headers), runtime.now())
             runtime.close(x, Ending.DONE)
             yield behind
         except UpstreamError:

@@ -126,6 +126,7 @@ class Door:
         except BadCall as bad:
             refuse = Refuse(bad.code, bad.status, bad.message, param=bad.param)
             return told(library, request, asking.dialect_of(route), refuse, uuid7())
+        call.origin = self._places.host_among_many(request.url)
         kind = (route.upstream, call.model, caller.team, caller.feature)
         return (yield from Guarded(library, self._inside(), request, caller, kind).way(call, dialect, passage))
 

@@ -58,7 +58,9 @@ class Guarded:
 
     # ------------------------------------------------------------------ before
 
-    def _admit(self, call: Call, dialect: Dialect, passage: asking.Passage) -> Flow[tuple[Exchange, Refuse | Replay | Any]]:
+    def _admit(
+        self, call: Call, dialect: Dialect, passage: asking.Passage
+    ) -> Flow[tuple[Exchange, Refuse | Replay | Any]]:
         """Ask the stages; again after a wait where that is of use. Comes back: why not, or the request to send."""
         inside = self._inside
         waited = inside.backoff.before(self._kind)

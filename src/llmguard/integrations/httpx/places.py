@@ -65,12 +65,18 @@ class Places:
 
     def find(self, url: Any) -> Sequence[Place]:
         """The places that an httpx URL may belong to, most likely first; none where it is no business of ours."""
-        found = self._places.get((url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0)))
+        host = url.host.removesuffix(".")  # with the root's dot it is the same host
+        found = self._places.get((url.scheme, host, url.port or _PORTS.get(url.scheme, 0)))
         if found is not None:
             return [place for place in found if _is_below(url.path, place.base)] or found
         if self._suffixes and url.scheme == "https":
-            return [place for suffix, place in self._suffixes if url.host.endswith(suffix)]
+            return [place for suffix, place in self._suffixes if host.endswith(suffix)]
         return ()
+
+    def host_among_many(self, url: Any) -> str:
+        """The host of a URL whose provider has one for every customer, else empty."""
+        host = str(url.host).removesuffix(".")
+        return host if any(host.endswith(suffix) for suffix, _ in self._suffixes) else ""
 
 
 def _is_below(path: str, base: str) -> bool:

@@ -137,8 +137,7 @@ class LargeTap:
         """See :class:`Tap`."""
         x = running.x
         if not running.over:
-            x.whole(self._content_type, self._seen.digest(), now_ms())
-            x.bytes_out = self._seen.size
+            self._seen.end(x, self._content_type, now_ms())
         running.end(Ending.DONE)
         return self._behind
 
