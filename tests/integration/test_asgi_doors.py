@@ -24,6 +24,7 @@ MOUNTED = ["/fastapi/llm", "/a", "/deep/b%20%C3%A9", "/host/llm", "/around"]
 LAYERED = ["/order1", "/order2", "/order3", "/host"]
 USAGE = {"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100}
 COST = 1_000 * 5_000 + 100 * 15_000
+NO_CACHE = {"cache-control": "no-store"}
 REPLY = {
     "id": "c",
     "object": "chat.completion",
@@ -44,11 +45,13 @@ class World:
     door: str = ""
 
     def post(self, body: Any, key: str | None = "good", path: str = "/v1/chat/completions", **more: Any) -> Any:
-        headers = more.pop("headers", {}) | ({"authorization": f"Bearer {self.keys.get(key, key)}"} if key else {})
+        headers = NO_CACHE | more.pop("headers", {})
+        if key:
+            headers["authorization"] = f"Bearer {self.keys.get(key, key)}"
         return httpx2.post(self.server.url + self.door + path, json=body, headers=headers, timeout=20, **more)
 
-    def stream(self, body: dict[str, Any]) -> Any:
-        headers = {"authorization": f"Bearer {self.keys['good']}"}
+    def stream(self, body: dict[str, Any], headers: dict[str, str] = NO_CACHE) -> Any:
+        headers = headers | {"authorization": f"Bearer {self.keys['good']}"}
         url = self.server.url + self.door + "/v1/chat/completions"
         return httpx2.stream("POST", url, json=body | {"stream": True}, headers=headers, timeout=20)
 
@@ -56,7 +59,7 @@ class World:
         """A request as it goes over the wire."""
         content = json.dumps(body).encode()
         head = (
-            f"POST {self.door}/v1/chat/completions HTTP/1.1\r\nhost: test\r\n"
+            f"POST {self.door}/v1/chat/completions HTTP/1.1\r\nhost: test\r\ncache-control: no-store\r\n"
             f"authorization: Bearer {self.keys['good']}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(content)}\r\n\r\n"
         )
@@ -72,6 +75,8 @@ def config(provider: Upstream, store: ValkeyServer) -> dict[str, Any]:
     return {
         "store": store.tcp_url,
         "providers": {"local": local | {"default": True}},
+        "cache": {"exact": {"ttl": "1h"}},
+        "audit": {"payloads": "full"},
         "models": {"nice": "local/m"},
         "prices": {"local/*": {"input": "$5/M", "output": "$15/M"}},
         "budgets": [
@@ -279,6 +284,22 @@ def test_a_stream_that_spends_what_is_left_is_cut(world: World) -> None:
     entry = entry_of(world.served, event_id=reply.headers["x-llmguard-request-id"])
     assert (entry["interrupted"], entry["usage_source"]) == ("budget_cut", "estimated")
     assert 0 < entry["cost_nano"] <= entry["cap_nano"] <= 33_000_000
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+@everywhere
+def test_a_call_that_was_answered_before_costs_nothing(world: World, streams: bool) -> None:
+    body = chat(messages=[{"role": "user", "content": f"cached at {world.door}"}], stream=streams)
+    if streams:
+        world.provider.queue(Answer(200, [("content-type", SSE)], chat_stream(3, USAGE), "chunked"))
+    calls, any_age = len(world.provider.requests), {"cache-control": "max-age=3600"}
+    first, second = world.post(body, headers=any_age), world.post(body, headers=any_age)
+    assert first.headers["x-llmguard-cache"] == "miss"
+    assert second.headers["x-llmguard-cache"].startswith("hit")
+    assert (second.status_code, second.content) == (200, first.content)
+    assert len(world.provider.requests) == calls + 1
+    entry = entry_of(world.served, event_id=second.headers["x-llmguard-request-id"])
+    assert (entry["cost_nano"], entry["saved_nano"], entry["team"]) == (0, COST, "search")
 
 
 @pytest.mark.parametrize("world", ["/order1", "/order2"], indirect=True)

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
 import llmguard
-from llmguard.integrations.asgi import Authn, ContextMiddleware, Meter, Quota
+from llmguard.integrations.asgi import Audit, Authn, Cache, ContextMiddleware, Meter, Quota
 
 guard = llmguard.Guard(os.environ["SERVED_CONFIG"])
 alone = llmguard.create_app(guard)
@@ -71,14 +71,23 @@ def quota(app: Any) -> Any:
     return Quota(app, guard=guard)
 
 
+def cache(app: Any) -> Any:
+    return Cache(app, guard=guard)
+
+
 def meter(app: Any) -> Any:
     return Meter(app, guard=guard)
+
+
+def audit(app: Any) -> Any:
+    return Audit(app, guard=guard)
 
 
 def host() -> FastAPI:
     """A FastAPI application with a page, layers over all of it, and a mounted gateway."""
     app = FastAPI()
     app.add_middleware(Meter, guard=guard)
+    app.add_middleware(Cache, guard=guard)
     app.add_middleware(Tracing)
     app.add_middleware(Quota, guard=guard)
     app.add_middleware(Authn, guard=guard, routes=["/v1/*"])
@@ -116,9 +125,9 @@ served = Starlette(
         Mount("/a", llmguard.create_app(guard)),
         Mount("/deep", routes=[Mount("/b é", app=llmguard.create_app(guard))]),
         Mount("/around", quota(meter(authn(llmguard.create_app(guard))))),
-        Mount("/order1", authn(gzip(quota(Tracing(meter(Forwarding())))))),
-        Mount("/order2", gzip(meter(cors(authn(Tracing(quota(Forwarding()))))))),
-        Mount("/order3", Tracing(quota(meter(gzip(cors(authn(gzip(Forwarding())))))))),
+        Mount("/order1", authn(gzip(quota(cache(Tracing(meter(audit(Forwarding())))))))),
+        Mount("/order2", gzip(audit(meter(cors(cache(authn(Tracing(quota(Forwarding()))))))))),
+        Mount("/order3", Tracing(cache(quota(meter(audit(gzip(cors(authn(gzip(Forwarding())))))))))),
         Mount("/host", host()),
         Mount("/quota", ContextMiddleware(quota(Forwarding()), team="search", env="prod", feature="chat")),
         Mount("/meter", ContextMiddleware(meter(Forwarding()), team="search", env="prod", feature="chat")),

@@ -7,6 +7,7 @@ innermost one reads the reply along. So any subset in any order is right, and ot
 
 from __future__ import annotations
 
+import logging
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Final, Literal
@@ -19,9 +20,11 @@ from llmguard.guard import Guard, get_guard
 from llmguard.providers.routes import Op
 from llmguard.proxy.front import Front, Opened, Pairs
 from llmguard.runtime.context import current
-from llmguard.stages import attributed, authn, meter, quota, route, runaway, tenancy
+from llmguard.stages import attributed, audit, authn, cache, meter, quota, route, runaway, tenancy
 
-Concern = Literal["authn", "quota", "meter"]
+log = logging.getLogger("llmguard.layers")
+
+Concern = Literal["authn", "quota", "cache", "meter", "audit"]
 OnDisconnect = Literal["cancel", "drain"]
 
 LLM_ROUTES: Final = (
@@ -37,15 +40,23 @@ LLM_ROUTES: Final = (
 """The paths that SDKs call; layers let everything else pass unless told otherwise."""
 
 _FIRST: Final = (attributed.Attributed, authn.Authn)
+_PRICED: Final = (*_FIRST, route.Route, quota.Quota, meter.Meter)
 _STAGES: Final[dict[Concern, tuple[type[Stage], ...]]] = {
     "authn": _FIRST,
-    "quota": (*_FIRST, route.Route, tenancy.Tenancy, runaway.Runaway, quota.Quota, meter.Meter),
-    "meter": (*_FIRST, route.Route, quota.Quota, meter.Meter),
+    "quota": (*_PRICED, tenancy.Tenancy, runaway.Runaway),
+    "cache": (*_PRICED, cache.Cache),
+    "meter": _PRICED,
+    "audit": (*_FIRST, audit.Audit),
 }
-"""The stages that each layer is there for. Quota settles what it has reserved, so it meters; a meter alone counts
-towards the budgets and refuses nothing."""
+"""The stages that each layer is there for. Quota settles what it has reserved and the cache knows what it saves, so
+both meter; without Quota calls count towards the budgets and are refused nothing."""
 
-_RECORDS: Final = frozenset[Concern]({"quota", "meter"})
+_SECTIONS: Final[dict[Concern, tuple[type[Stage], str]]] = {
+    "cache": (cache.Cache, "cache: {exact: {ttl: 1h}}"),
+    "audit": (audit.Audit, "audit: {payloads: redacted}"),
+}
+"""What does nothing unless the configuration has a section for it."""
+
 _DEEPEST = 100
 
 
@@ -176,15 +187,19 @@ class Desk:
     def drains(self, layers: Sequence[Layer], provider: str) -> bool:
         """Whether a stream is read on when its caller has hung up."""
         said = next((layer.on_disconnect for layer in layers if layer.on_disconnect), None)
-        return (said or self._guard.config.on_disconnect(provider)) == "drain"
+        if said is None and provider:
+            said = self._guard.config.on_disconnect(provider)
+        return said == "drain"
 
     def _pipeline(self, concerns: frozenset[Concern]) -> Pipeline:
         made = self._pipelines.get(concerns)
         if made is None:
             inside, enforcing = "authn" not in concerns, "quota" in concerns
             wanted = tuple({stage for concern in concerns for stage in _STAGES[concern]})
-            stages = self._guard.stages(self._owner, inside=inside, enforcing=enforcing)
-            made = self._pipelines[concerns] = Pipeline([stage for stage in stages if isinstance(stage, wanted)])
+            all_stages = self._guard.stages(self._owner, inside=inside, enforcing=enforcing)
+            stages = [stage for stage in all_stages if isinstance(stage, wanted)]
+            _tell_of_idle(concerns, stages)
+            made = self._pipelines[concerns] = Pipeline(stages)
         return made
 
 
@@ -199,6 +214,13 @@ def misplaced(layer: Layer) -> ConfigError:
     said = f"{name} stands behind something that hides it from the layers around it, such as a router"
     fix = f"put it next to them: Quota({name}(app)); only middleware that keeps what it wraps as .app may be between"
     return ConfigError([Problem(name, said, fix)])
+
+
+def _tell_of_idle(concerns: Iterable[Concern], stages: Sequence[Stage]) -> None:
+    for concern in concerns:
+        stage, section = _SECTIONS.get(concern, (None, ""))
+        if stage is not None and not any(isinstance(made, stage) for made in stages):
+            log.warning("the layer %s does nothing: write `%s` in the configuration", stage.__name__, section)
 
 
 def _check(layer: Layer, guard: object) -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from llmguard.integrations.asgi.app import Lifespan, create_app
 from llmguard.integrations.asgi.context import ContextMiddleware
-from llmguard.integrations.asgi.layers import Authn, Meter, Quota
+from llmguard.integrations.asgi.layers import Audit, Authn, Cache, Meter, Quota
 from llmguard.integrations.layers import LLM_ROUTES
 
-__all__ = ["LLM_ROUTES", "Authn", "ContextMiddleware", "Lifespan", "Meter", "Quota", "create_app"]
+__all__ = [
+    "LLM_ROUTES",
+    "Audit",
+    "Authn",
+    "Cache",
+    "ContextMiddleware",
+    "Lifespan",
+    "Meter",
+    "Quota",
+    "create_app",
+]

@@ -53,7 +53,19 @@ class Quota(Layer):
     concern = "quota"
 
 
+class Cache(Layer):
+    """Answers a call with what the same call was answered before; see `cache:` in the configuration."""
+
+    concern = "cache"
+
+
 class Meter(Layer):
     """Records what calls use and cost. On its own it counts towards the budgets and refuses nothing."""
 
     concern = "meter"
+
+
+class Audit(Layer):
+    """Keeps what calls say and hear; see `audit:` in the configuration."""
+
+    concern = "audit"

@@ -61,7 +61,9 @@ class Tap:
         if x.tape is not None:
             x.tape.content_type = kept_type(headers)
         headers.append((b"x-llmguard-request-id", x.event_id.encode()))
-        headers.append((b"x-llmguard-target", f"{x.target.provider}/{x.target.model}".encode("latin-1", "replace")))
+        if x.target.provider:
+            target = f"{x.target.provider}/{x.target.model}".encode("latin-1", "replace")
+            headers.append((b"x-llmguard-target", target))
         headers.extend(x.headers)
         self._start = {**start, "headers": headers}
         if streams(x, status, headers):
@@ -91,8 +93,8 @@ class Tap:
             body = b"".join(self._parts)
             x.whole(content_type(headers), body, runtime.now())
             self._close(Ending.DONE)
-            assert x.cost is not None
-            self._start["headers"] = [*headers, (b"x-llmguard-cost-usd", usd_string(x.cost.total).encode())]
+            if x.cost is not None:
+                self._start["headers"] = [*headers, (b"x-llmguard-cost-usd", usd_string(x.cost.total).encode())]
             await self._send(self._start)
             await self._last(body)
 
@@ -102,8 +104,7 @@ class Tap:
         self._large.feed(data)
         self._behind = data
         if not more:
-            x.whole(content_type(self._start["headers"]), self._large.digest(), self._runtime.now())
-            x.bytes_out = self._large.size
+            self._large.end(x, content_type(self._start["headers"]), self._runtime.now())
             self._close(Ending.DONE)
             await self._last(behind + data)
         elif behind:
