@@ -18,7 +18,8 @@ COMMANDS = {
 }
 READING = [
     *("report", "doctor", "check-config", "migrate", "config show", "config schema", "keys list", "budgets list"),
-    *("trips list", "trips show", "dlq list", "audit verify", "audit tail", "audit export", "alerts key", "cache stats"),
+    *("trips list", "trips show", "dlq list", "audit verify", "audit tail", "audit export", "alerts key"),
+    "cache stats",
 ]
 PEPPER, SIGNING, CACHE = (word * 4 for word in ("0123456789abcdef", "fedcba9876543210", "02468ace13579bdf"))
 SECRETS = f"secrets: {{pepper: {PEPPER}, signing: {SIGNING}, cache: {CACHE}}}\n"

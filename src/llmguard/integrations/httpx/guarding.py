@@ -76,7 +76,7 @@ class Guarded:
             yield Sleep(pause)
             waited += pause
 
-    def _ask(self, x: Exchange, passage: asking.Passage) -> Flow[Refuse | Replay | Any]:
+    def _ask(self, x: Exchange, passage: asking.Passage) -> Flow[Any]:
         """What the stages say. The request of an admitted call is made, and the call marked as sent."""
         service = self._inside.service
         service.enter(x)
