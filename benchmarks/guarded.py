@@ -97,14 +97,16 @@ class Guard:
 
 
 @contextmanager
-def started(cores: Cores, directory: Path, upstream_port: int, *, under: tuple[str, ...] = ()) -> Iterator[Guard]:
+def started(
+    cores: Cores, directory: Path, upstream_port: int, *, under: tuple[str, ...] = (), more: str = ""
+) -> Iterator[Guard]:
     """Start the store on the shared core and llmguard on its own; end both on leaving.
 
-    ``under`` are interpreter arguments that run llmguard under a profiler.
+    ``under`` are interpreter arguments that run llmguard under a profiler, ``more`` are lines of configuration.
     """
     store_port, port = free_port(), free_port()
     ledger, configuration = directory / "llmguard.db", directory / "llmguard.yaml"
-    configuration.write_text(_configuration(directory, ledger, store_port, upstream_port))
+    configuration.write_text(_configuration(directory, ledger, store_port, upstream_port) + more)
     command = [str(get_binary_path()), "--port", str(store_port), "--bind", "127.0.0.1", "--dir", str(directory)]
     command += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
     with running(command, cores.rest, directory / "valkey.log", port=store_port) as valkey:

@@ -139,7 +139,9 @@ class Caller(asyncio.Protocol):
 async def drive(arguments: argparse.Namespace) -> Summary:
     """Run the loop and sum it up."""
     loop = asyncio.get_running_loop()
-    call = request(f"127.0.0.1:{arguments.port}", arguments.authorization, stream=arguments.stream)
+    call = request(
+        f"127.0.0.1:{arguments.port}", arguments.authorization, stream=arguments.stream, no_store=arguments.no_store
+    )
     expected = stream_reply() if arguments.stream else whole_reply()
     run = Run(call, expected, arguments.connections, arguments.calls, arguments.seconds)
     opened = [
@@ -183,6 +185,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--calls", type=int, default=2_000_000)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--no-store", action="store_true", help="keep the calls away from a cache")
     return parser.parse_args(argv)
 
 

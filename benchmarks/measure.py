@@ -64,9 +64,9 @@ def measure(bench: Bench, it: Running) -> Round:
     calls = wait_until_ready(bench, it)
     for stream in (False, True):
         calls += offer_load(bench, it, bench.connections, WARM_SECONDS, stream=stream)["ok"]
-    many = _load(bench, it, bench.connections)
-    few = _load(bench, it, FEW_CONNECTIONS)
-    streams = _load(bench, it, bench.connections, stream=True)
+    many = load(bench, it, bench.connections)
+    few = load(bench, it, FEW_CONNECTIONS)
+    streams = load(bench, it, bench.connections, stream=True)
     rss = resident_bytes(it.pid)
     calls += many.calls + few.calls + streams.calls
     it.check(calls)
@@ -83,9 +83,10 @@ def wait_until_ready(bench: Bench, it: Running) -> int:
     raise Failed(f"no call was answered within {READY_SECONDS} s")
 
 
-def _load(bench: Bench, it: Running, connections: int, *, stream: bool = False) -> Load:
+def load(bench: Bench, it: Running, connections: int, *, stream: bool = False, no_store: bool = False) -> Load:
+    """Offer a load and see what it cost."""
     before, started = _used(bench, it), time.monotonic()
-    result = offer_load(bench, it, connections, bench.seconds, stream=stream)
+    result = offer_load(bench, it, connections, bench.seconds, stream=stream, no_store=no_store)
     window = time.monotonic() - started
     contender, servers, callers, everyone = (now - then for now, then in zip(_used(bench, it), before, strict=True))
     calls, seconds = result["ok"], result["seconds"]
@@ -105,7 +106,14 @@ def _load(bench: Bench, it: Running, connections: int, *, stream: bool = False) 
 
 
 def offer_load(
-    bench: Bench, it: Running, connections: int, seconds: float, *, calls: int = 2_000_000, stream: bool = False
+    bench: Bench,
+    it: Running,
+    connections: int,
+    seconds: float,
+    *,
+    calls: int = 2_000_000,
+    stream: bool = False,
+    no_store: bool = False,
 ) -> Summary:
     """Run the callers on the shared core and return their summary (see :mod:`benchmarks.load`).
 
@@ -114,6 +122,7 @@ def offer_load(
     command = python("-m", "benchmarks.load", "--port", str(it.port), "--authorization", it.authorization)
     command += ["--connections", str(connections), "--seconds", str(seconds), "--calls", str(calls)]
     command += ["--stream"] if stream else []
+    command += ["--no-store"] if no_store else []
     done = subprocess.run(
         command,
         cwd=PROJECT,

@@ -41,8 +41,8 @@ class Reply:
     body_bytes: int
 
 
-def request(host: str, authorization: str, *, stream: bool) -> bytes:
-    """One complete call, head and body."""
+def request(host: str, authorization: str, *, stream: bool, no_store: bool = False) -> bytes:
+    """One complete call, head and body; ``no_store`` keeps it away from a cache."""
     body = request_body(stream=stream)
     lines = [
         f"POST {PATH} HTTP/1.1",
@@ -64,6 +64,7 @@ def request(host: str, authorization: str, *, stream: bool) -> bytes:
         f"Authorization: Bearer {authorization}",
         f"Content-Length: {len(body)}",
     ]
+    lines += ["Cache-Control: no-store"] if no_store else []
     return _head(lines) + body
 
 
