@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from llmguard.integrations.httpx import http_client
 from tests.support.inside import Inside, inside
 from tests.support.upstream import Answer, answer
 
-BUDGET = {"name": "all", "scope": {"team": "*"}, "limit": "$100", "window": "total"}
+BUDGETS = [
+    {"name": "all", "scope": {"team": "*"}, "limit": "$100", "window": "total"},
+    {"name": "poor", "scope": {"team": "poor"}, "limit": "$0.000001", "window": "total"},
+]
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[Inside]:
-    with inside(tmp_path, cache={"exact": {"ttl": "1h"}}, budgets=[BUDGET]) as found:
+    with inside(tmp_path, cache={"exact": {"ttl": "1h"}}, budgets=BUDGETS) as found:
         yield found
 
 
@@ -50,6 +54,21 @@ def test_an_age_beyond_all_numbers_asks_for_none(world: Inside) -> None:
     with http_client(guard=world.guard, team="search") as client:
         headers = {"cache-control": f"max-age={'9' * 5_000}"}
         assert client.post(f"{world.provider.origin}/v1/chat/completions", json=CHAT, headers=headers).is_success
+
+
+@pytest.mark.parametrize(
+    ("team", "wanted"), [("search", [(200, "miss"), (200, "hit; age=0")]), ("poor", [(403, None), (403, None)])]
+)
+def test_what_the_guard_answers_itself_can_be_streamed_raw(world: Inside, team: str, wanted: Any) -> None:
+    """Whoever reads a stream's bytes as they come does not notice that nobody sent them."""
+    url, told = f"{world.provider.origin}/v1/chat/completions", []
+    with http_client(guard=world.guard, team=team) as client:
+        for _ in range(2):
+            with client.stream("POST", url, json=CHAT | {"stream": True}) as reply:
+                assert b"".join(reply.iter_raw())
+            told.append((reply.status_code, reply.headers.get("x-llmguard-cache")))
+            time.sleep(0.1)  # replies are kept just after they were sent
+    assert told == wanted
 
 
 def call(doc: dict[str, Any], **fields: Any) -> Call:

@@ -27,7 +27,7 @@ def describe(who: Attribution, call: Call, end_user: str | None, trace_id: str |
     except BadMetadata as bad:
         return Refuse("invalid_metadata", 400, str(bad))
     user = headers.get("x-llmguard-user") or end_user
-    who.end_user = user[:NAME_LIMIT] if user else None
+    who.end_user = _legible(user) if user else None
     traceparent = headers.get("traceparent")
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent is not None else None
     who.trace_id = match.group(1) if match else trace_id
@@ -37,4 +37,10 @@ def describe(who: Attribution, call: Call, end_user: str | None, trace_id: str |
 def act_for(who: Attribution, call: Call) -> None:
     """Take the end user from the body where neither header nor context names one."""
     if who.end_user is None and call.end_user:
-        who.end_user = call.end_user[:NAME_LIMIT]
+        who.end_user = _legible(call.end_user)
+
+
+def _legible(name: str) -> str:
+    """A name that may be shown on a terminal: what does not print (escape sequences, line ends, NUL) is replaced."""
+    name = name[:NAME_LIMIT]
+    return name if name.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in name)

@@ -138,9 +138,10 @@ def _caller(who: Attribution, depth: int) -> Caller:
 
 
 def _narrows(wanted: str, allowed: str) -> bool:
-    return 0 < len(wanted) <= NAME_LIMIT and (
-        allowed == ANY or wanted == allowed or (wanted.startswith(allowed + "/") and wanted.isprintable())
-    )
+    if wanted == allowed:
+        return True
+    named = 0 < len(wanted) <= NAME_LIMIT and wanted.isprintable()
+    return named and (allowed == ANY or wanted.startswith(allowed + "/"))
 
 
 def _too_wide(feature: str) -> Refuse:

@@ -81,6 +81,19 @@ def test_what_a_context_leaves_out_is_the_key_s() -> None:
     assert x.caller == Caller("default", "search", "prod", "chat", tree_id="tree-1")
 
 
+def test_what_a_terminal_would_obey_is_no_part_of_a_name() -> None:
+    """Names are shown by reports; whoever makes calls must not write to the screen of whoever reads them."""
+    x, _ = through_the_gateway(ANYBODY, {"x-llmguard-user": "\x1b[2Jann\x85"})
+    assert x.who.end_user == "\ufffd[2Jann\ufffd"
+    x = exchange(Authn(SIGNER), {}, end_user="b\x00b\n")
+    Script(Verify=ANYBODY).play(x.open(NOW))
+    assert x.who.end_user == "b\ufffdb\ufffd"
+    x = exchange(Authn(SIGNER), {"x-llmguard-feature": "\x1b]0;x"})
+    refusal = Script(Verify=ANYBODY).play(x.open(NOW))
+    assert isinstance(refusal, Refuse)
+    assert refusal.code == "attribution_not_allowed"
+
+
 @pytest.mark.parametrize("feature", ["billing", "chatter", "x" * 200, ""])
 def test_a_feature_that_the_key_does_not_allow_is_not_taken(feature: str) -> None:
     x, told = through_the_gateway(KEY, signed(replace(CONTEXT, feature=feature, env="dev")))

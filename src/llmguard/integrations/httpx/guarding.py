@@ -11,6 +11,7 @@ from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.money import usd_string
 from llmguard.core.ports import Dialect, Reader
 from llmguard.errors import GuardUnavailable
+from llmguard.forward.engine import Headers
 from llmguard.forward.relay import kept_type, refused
 from llmguard.forward.upstreams import HOLD_UP_TO
 from llmguard.integrations.httpx import asking
@@ -175,15 +176,19 @@ class Guarded:
 def told(library: Library, request: Any, dialect: Dialect, refuse: Refuse, event_id: str) -> Any:
     """A refusal as the response that an SDK understands, in its dialect's own shape."""
     reply = refused(dialect, refuse, event_id)
-    response = library.module.Response(reply.status, headers=reply.headers, content=reply.body, request=request)
-    response.elapsed = timedelta(0)
-    return response
+    return _made(library, request, reply.status, reply.headers, reply.body)
 
 
 def _replayed(library: Library, request: Any, replay: Replay) -> Any:
     """A kept reply as the response that the client would have got."""
-    content = b"".join(replay.chunks)
-    response = library.module.Response(replay.status, headers=replay.headers, content=content, request=request)
+    return _made(library, request, replay.status, replay.headers, b"".join(replay.chunks))
+
+
+def _made(library: Library, request: Any, status: int, headers: Headers, content: bytes) -> Any:
+    """A response that nobody has sent, not read yet, as a stream is given to its caller."""
+    module = library.module
+    sized = [*headers, (b"content-length", b"%d" % len(content))]
+    response = module.Response(status, headers=sized, stream=module.ByteStream(content), request=request)
     response.elapsed = timedelta(0)
     return response
 

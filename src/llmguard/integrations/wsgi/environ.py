@@ -6,7 +6,7 @@ import select
 import socket
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 Environ = dict[str, Any]
 Pairs = list[tuple[bytes, bytes]]
@@ -32,11 +32,19 @@ def raw_path(environ: Environ) -> bytes:
     for name in _RAW:
         line = environ.get(name)
         if line:
-            path = line.partition("?")[0] if line.startswith("/") else urlsplit(line).path
+            path = _path_of(line)
             for prefix in (mount, quote(mount.encode("latin-1"), safe=_SAFE)):
                 if path.startswith(prefix):
                     return path[len(prefix) :].encode("latin-1", "replace") or b"/"
     return quote(environ.get("PATH_INFO", "").encode("latin-1"), safe=_SAFE).encode() or b"/"
+
+
+def _path_of(target: str) -> str:
+    """The path of a request's target, which may be a whole URL (RFC 9112, section 3.2.2)."""
+    path = target.partition("?")[0]
+    if path.startswith("/") or "://" not in path:
+        return path
+    return "/" + path.partition("://")[2].partition("/")[2]
 
 
 def header_pairs(environ: Environ) -> Pairs:
