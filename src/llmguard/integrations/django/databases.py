@@ -1,4 +1,7 @@
-"""The ledger in one of the project's `DATABASES`: its URL, and whether a test runner has put another in its place."""
+"""The project's `DATABASES`: the ledger's URL in one of them, and whether a test runner has put its own in their place.
+
+They are looked up in `connections.settings`, which a test runner changes and each of its processes changes again.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from sqlalchemy.engine import URL
@@ -21,18 +23,11 @@ _OF_DJANGO: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database as it is now. ``name`` is its own name or file."""
+    """A database as it is now. ``renamed``: a test runner has put it in the place of the project's."""
 
-    alias: str
-    name: str
-    sqlite: bool
-    test: bool
     url: str
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether it is an SQLite database without a file, as test runners make them."""
-        return self.sqlite and (self.name == ":memory:" or "mode=memory" in self.name)
+    sqlite: bool
+    renamed: bool
 
 
 _named: dict[str, str] = {}
@@ -41,8 +36,13 @@ _named: dict[str, str] = {}
 
 def note_names() -> None:
     """Remember what the databases are called, before a test runner calls them otherwise."""
-    for alias, database in settings.DATABASES.items():
-        _named.setdefault(alias, str(database.get("NAME", "")))
+    for alias in connections:
+        _named.setdefault(alias, _name(alias))
+
+
+def testing() -> bool:
+    """Whether a test runner has put databases of its own in the place of any of the project's."""
+    return any(_name(alias) != name for alias, name in _named.items())
 
 
 def look_up(alias: str) -> Database:
@@ -53,17 +53,25 @@ def look_up(alias: str) -> Database:
     if alias not in connections:
         known = ", ".join(connections)
         raise ImproperlyConfigured(f"LLMGUARD['LEDGER'] is 'alias:{alias}', but DATABASES has only: {known}.")
-    written = connections[alias].settings_dict
-    name, engine = str(written["NAME"]), written["ENGINE"]
-    test = name != _named.get(alias, name)
-    if engine in _SQLITE:
-        return Database(alias, name, True, test, f"sqlite:///{name}")
-    if engine in _POSTGRESQL:
-        return Database(alias, name, False, test, _postgresql(written))
+    name, written = _name(alias), connections.settings[alias]
+    renamed = name != _named.get(alias, name)
+    if written["ENGINE"] in _SQLITE:
+        return Database(f"sqlite:///{name}", True, renamed)
+    if written["ENGINE"] in _POSTGRESQL:
+        return Database(_postgresql(written), False, renamed)
     raise ImproperlyConfigured(
-        f"LLMGUARD['LEDGER'] is 'alias:{alias}', whose engine {engine} cannot hold a ledger; name a PostgreSQL "
-        "database, or write LEDGER: 'sqlite:///llmguard.db'."
+        f"LLMGUARD['LEDGER'] is 'alias:{alias}', whose engine {written['ENGINE']} cannot hold a ledger; name a "
+        "PostgreSQL database, or write LEDGER: 'sqlite:///llmguard.db'."
     )
+
+
+def own_files() -> dict[str, str]:
+    """The files of the project's SQLite databases, by alias."""
+    return {alias: _name(alias) for alias in connections if connections.settings[alias]["ENGINE"] in _SQLITE}
+
+
+def _name(alias: str) -> str:
+    return str(connections.settings[alias]["NAME"])
 
 
 def _postgresql(written: Mapping[str, Any]) -> str:
@@ -86,9 +94,3 @@ def _postgresql(written: Mapping[str, Any]) -> str:
         options,
     )
     return url.render_as_string(hide_password=False)
-
-
-def own_files() -> dict[str, str]:
-    """The files of the project's SQLite databases, as they are called in production, by alias."""
-    files = {alias: database for alias, database in settings.DATABASES.items() if database.get("ENGINE") in _SQLITE}
-    return {alias: str(database["NAME"]) for alias, database in files.items()}

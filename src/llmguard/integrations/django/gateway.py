@@ -138,7 +138,9 @@ class GatewayPattern(URLPattern):
     """Every path below a prefix; an event loop that runs here says that the asynchronous view is wanted."""
 
     def __init__(self) -> None:
-        super().__init__(RegexPattern(r"^(?P<path>.*)$"), _for_anybody(blocking_view), name="llmguard")
+        super().__init__(
+            RegexPattern(r"^(?P<path>.*)$", is_endpoint=True), _for_anybody(blocking_view), name="llmguard"
+        )
         self._async_view = _for_anybody(async_view)
 
     def resolve(self, path: str) -> ResolverMatch | None:

@@ -1,7 +1,7 @@
 """The guard that the settings describe, found anew for each question: what it was made from may have changed.
 
-A test runner's databases are no place for spend: as long as the ledger's has another name than at the start, the guard
-has a spool and a quota store of its own, so that neither records nor sums of tests meet those of the project.
+Spend of tests is none of the project's: as long as a test runner has put databases of its own in the place of the
+project's, the guard has a ledger there or in a file of its own, and a spool and a quota store that nobody else has.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from llmguard.config import Config, load
+from llmguard.config.types import Dsn
 from llmguard.guard import Guard
-from llmguard.integrations.django.databases import Database, look_up
+from llmguard.integrations.django.databases import Database, look_up, testing
 from llmguard.integrations.django.settings import Settings, read_settings
 
 _LEDGER: Final = "LLMGUARD_LEDGER"
@@ -33,8 +34,8 @@ class _Made:
     place: str | None = None
     pid: int = field(default_factory=os.getpid)
 
-    def fits(self, settings: Settings, url: str | None) -> bool:
-        here = self.place is None or self.pid == os.getpid()
+    def fits(self, settings: Settings, url: str | None, *, tests: bool) -> bool:
+        here = tests and self.pid == os.getpid() if self.place else not tests
         return self.settings is settings and self.url == url and here
 
     def leave(self) -> None:
@@ -48,17 +49,17 @@ _lock: Final = threading.Lock()
 
 
 def find_guard() -> Guard:
-    """The project's guard. Reads the configuration once, and again when a test overrides `LLMGUARD` or the ledger's
-    database is another one. Raises ImproperlyConfigured and :class:`llmguard.errors.ConfigError`."""
-    settings = read_settings()
+    """The project's guard. Reads the configuration once, and again when a test overrides `LLMGUARD` or the databases
+    are others. Raises ImproperlyConfigured and :class:`llmguard.errors.ConfigError`."""
+    settings, tests = read_settings(), testing()
     database = None if settings.alias is None else look_up(settings.alias)
     url = settings.ledger if database is None else database.url
     for made in _made:
-        if made.fits(settings, url):
+        if made.fits(settings, url, tests=tests):
             return made.guard
     with _lock:
-        if not _made or not _made[-1].fits(settings, url):
-            _made[:] = [_make(settings, database, url)]
+        if not _made or not _made[-1].fits(settings, url, tests=tests):
+            _made[:] = [_for_tests(settings, database, url) if tests else _Made(settings, url, _guard(settings, url))]
         return _made[-1].guard
 
 
@@ -73,12 +74,16 @@ def leave_test_databases() -> None:
         _made.pop().leave()
 
 
-def _make(settings: Settings, database: Database | None, url: str | None) -> _Made:
-    if database is None or not (database.test or database.in_memory):
-        return _Made(settings, url, Guard(configuration(settings, url)))
+def _guard(settings: Settings, url: str | None) -> Guard:
+    return Guard(configuration(settings, url))
+
+
+def _for_tests(settings: Settings, database: Database | None, url: str | None) -> _Made:
+    config = configuration(settings, url)
     place = tempfile.mkdtemp(prefix="llmguard-")
-    config = configuration(settings, f"sqlite:///{place}/ledger.db" if database.sqlite else url)
-    spool = config.spool.model_copy(update={"path": str(Path(place, "spool"))})
-    made = _Made(settings, url, Guard(config.model_copy(update={"spool": spool, "store": "memory://"})), place)
+    own = {"spool": config.spool.model_copy(update={"path": str(Path(place, "spool"))}), "store": "memory://"}
+    if database is None or not database.renamed or database.sqlite:
+        own["ledger"] = Dsn(f"sqlite:///{place}/ledger.db")
+    made = _Made(settings, url, Guard(config.model_copy(update=own)), place)
     atexit.register(made.leave)
     return made

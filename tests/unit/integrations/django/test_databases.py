@@ -35,7 +35,7 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def write(**entry: Any) -> None:
         for key, value in entry.items():
-            monkeypatch.setitem(connections["default"].settings_dict, key, value)
+            monkeypatch.setitem(connections.settings["default"], key, value)
 
     return write
 
@@ -68,10 +68,10 @@ def test_a_database_that_cannot_be_a_ledger(database: Callable[..., None]) -> No
 def test_a_test_runner_s_database_has_a_spool_and_a_store_of_its_own(
     database: Callable[..., None], llmguard_setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    database(**POSTGRESQL)
     monkeypatch.setattr("llmguard.integrations.django.databases._named", {"default": "shop"})
     own = {"store": "redis://localhost:6379/0", "secrets": SECRETS, "providers": {"sandbox": {"dialect": "sandbox"}}}
     llmguard_setting(LEDGER="alias:default", CONFIG=own | {"spool": {"path": str(tmp_path / "spool")}})
-    database(**POSTGRESQL)
     real = guards.find_guard()
     assert guards.find_guard() is real
     assert (real.config.ledger, real.config.store) == ("postgresql:///shop", "redis://localhost:6379/0")
@@ -87,18 +87,20 @@ def test_a_test_runner_s_database_has_a_spool_and_a_store_of_its_own(
     guards.leave_test_databases()
     database(NAME="shop")
     again = guards.find_guard()
-    assert again.config.ledger == "postgresql:///shop"
+    assert (again.config.ledger, again.config.store) == (real.config.ledger, real.config.store)
     guards.leave_test_databases()
     assert guards.find_guard() is again
 
 
-def test_a_database_in_memory_has_its_ledger_in_a_file_of_this_process(
-    database: Callable[..., None], llmguard_setting: Setting
+@pytest.mark.parametrize("ledger", [None, "alias:default", "postgresql://db/shop"])
+def test_a_ledger_that_is_no_test_database_is_kept_out_of_tests(
+    database: Callable[..., None], llmguard_setting: Setting, ledger: str | None
 ) -> None:
-    llmguard_setting(LEDGER="alias:default")
+    own = {"secrets": SECRETS, "providers": {"sandbox": {"dialect": "sandbox"}}}
+    llmguard_setting(LEDGER=ledger, CONFIG=own)
     database(NAME="file:memorydb_default?mode=memory&cache=shared")
     guard = guards.find_guard()
     place = Path(guard.config.spool.path).parent
-    assert guard.config.ledger == f"sqlite:///{place}/ledger.db"
-    assert place.is_dir()
+    assert (guard.config.ledger, place.is_dir()) == (f"sqlite:///{place}/ledger.db", True)
     guards.leave_test_databases()
+    assert not place.exists()
