@@ -15,7 +15,8 @@ from typing import cast
 from weakref import WeakSet
 
 from llmguard.config import Config, Secrets, ensure_secrets, load, own_budget
-from llmguard.config.loading import Source
+from llmguard.config.in_force import in_force
+from llmguard.config.loading import Source, place
 from llmguard.config.secrets import ledger_file
 from llmguard.core.buckets import Planner, Terms, as_written
 from llmguard.core.exchange import Stage
@@ -49,6 +50,7 @@ from llmguard.runtime.tally import Tally
 from llmguard.runtime.upkeep import Parts
 from llmguard.sinks.webhook import Webhook, alert_key
 from llmguard.stages.attributed import Attributed
+from llmguard.stages.audit import Audit
 from llmguard.stages.authn import Authn
 from llmguard.stages.cache import Cache
 from llmguard.stages.meter import Meter
@@ -76,6 +78,7 @@ class Guard:
 
     def __init__(self, source: Source | Config = None) -> None:
         self.config = source if isinstance(source, Config) else load(source)
+        self._place = place(source)
         self.scope_key = f"llmguard.{id(self):x}"
         """Under this key the doors of this guard tell each other of a request in its scope or environ."""
         self.catalog = Catalog(self.config.origins, self.config.overrides)
@@ -112,7 +115,9 @@ class Guard:
 
     def books(self, ledger: Ledger) -> LedgerBooks:
         """The ledger together with this configuration's budgets and spools."""
-        return LedgerBooks(ledger, Path(self.config.spool.path), self.config.budget_rules, own_budget)
+        config = self.config
+        rules, keep = (lambda: (self._place, in_force(config))), config.audit.keep
+        return LedgerBooks(ledger, Path(config.spool.path), config.budget_rules, own_budget, rules, keep)
 
     async def check_store(self) -> int:
         """The time of a store on the network, epoch milliseconds. Raises ConfigError for one that would lose spend, and
@@ -291,7 +296,9 @@ class Guard:
         quota = Quota(planner, policy)
         exact = config.cache.exact
         kept: tuple[Stage, ...] = () if exact is None else (Cache(exact.policy, quota.gate),)
-        return (first, route, Tenancy(), runaway, *kept, quota, Meter(self.catalog))
+        audit = config.audit.policy
+        heard: tuple[Stage, ...] = () if audit is None else (Audit(audit),)
+        return (first, route, Tenancy(), runaway, *kept, quota, Meter(self.catalog), *heard)
 
 
 _chosen: dict[str, Callable[[], Guard]] = {}

@@ -15,10 +15,16 @@ import pytest
 import sqlalchemy as sa
 
 from llmguard.errors import LedgerUnavailable
-from llmguard.ledger import Ledger
-from llmguard.ledger.audit import MENDED, Position
+from llmguard.ledger import Ledger, Payload
+from llmguard.ledger.audit import MENDED, PRUNED, Position
+from llmguard.ledger.configurations import CHANGED
 from llmguard.ledger.models import audit, audit_head, keys
-from tests.support.ledger import PEPPER, empty, letter, postgres_ledger, seed, sqlite_ledger, trip
+from llmguard.ledger.objects import Owner
+from tests.support.ledger import PEPPER, T0, empty, letter, postgres_ledger, seed, sqlite_ledger, trip
+
+PAYLOAD = Payload(
+    "01a0c451-f2a0-7ccc-9e2f-eb89414c343c", T0 - 10**10, "default", "search", '{"q": "hü"}', "hello", 11, 5, True
+)
 
 
 @pytest.fixture(scope="module")
@@ -291,11 +297,15 @@ def _mend_audit(ledger: Ledger) -> None:
     change(ledger, "ALTER TABLE llmguard_audit_away RENAME TO llmguard_audit")
 
 
-@pytest.mark.parametrize("action", ["create", "rotate", "revoke", "reset", "requeue"])
+@pytest.mark.parametrize(
+    "action", ["create", "rotate", "revoke", "reset", "requeue", "claim", "config", "payload", "prune"]
+)
 def test_a_change_whose_record_cannot_be_written_does_not_happen(ledger: Ledger, action: str) -> None:
     key, text = ledger.keys.create("search", "prod", "chat")
     ledger.trips.add(trip(), "process 1")
     ledger.dead_letters.add(letter())
+    ledger.payloads.add(PAYLOAD)
+    archive = list(ledger.audit.export())
     with ledger.engine.connect() as connection:
         before = [tuple(row) for row in connection.execute(sa.select(keys))]
     attempts: dict[str, Callable[[], object]] = {
@@ -304,6 +314,10 @@ def test_a_change_whose_record_cannot_be_written_does_not_happen(ledger: Ledger,
         "revoke": lambda: ledger.keys.revoke(key.id),
         "reset": lambda: ledger.trips.reset("task:t1", "alice@host"),
         "requeue": lambda: ledger.dead_letters.claim(lambda: "new", "alice@host"),
+        "claim": lambda: ledger.objects.add("file", "openai", "f9", Owner("default", "ads", 1, None)),
+        "config": lambda: ledger.configurations.begin("/etc/llmguard.yaml", {"budgets.b": {"limit": "$5"}}),
+        "payload": lambda: ledger.payloads.read(PAYLOAD.event_id, "alice@host"),
+        "prune": lambda: ledger.audit.prune(archive, "alice@host"),
     }
     _break_audit(ledger)
     try:
@@ -316,4 +330,113 @@ def test_a_change_whose_record_cannot_be_written_does_not_happen(ledger: Ledger,
     assert not isinstance(ledger.keys.lookup(text), str)
     assert ledger.trips.list(active=True) == [trip()]
     assert ledger.dead_letters.list() == [letter()]
+    assert ledger.objects.owner("file", "openai", "f9") is None
+    assert list(ledger.audit.export()) == archive
     assert ledger.audit.verify().flaws == []
+
+
+# ---------------------------------------------------------------------- configurations
+
+RULES = {"budgets.search": {"limit": "$50", "window": "hour"}, "prices.openai/*": {"input": "$1/M"}}
+
+
+def changed(ledger: Ledger) -> list[tuple[str, list[str]]]:
+    found = [record for record in ledger.audit.export() if record.action == CHANGED]
+    return [(record.subject, json.loads(record.details)["changes"]) for record in found]
+
+
+def test_changed_rules_are_recorded_once_and_readably(ledger: Ledger) -> None:
+    ledger.configurations.begin("a.yaml", RULES)
+    assert ledger.configurations.begin("a.yaml", RULES) == []
+    later = {"budgets.search": {"limit": "$80", "window": "hour"}, "limits.rpm": {"limit": "600/minute"}}
+    said = [
+        "budgets.search: limit $50 -> $80",
+        "limits.rpm: new, limit 600/minute",
+        "prices.openai/*: removed, it had input $1/M",
+    ]
+    assert ledger.configurations.begin("a.yaml", later) == said
+    ledger.configurations.begin("a.yaml", RULES)
+    assert [subject for subject, _ in changed(ledger)] == ["a.yaml"] * 3
+    assert [changes for _, changes in changed(ledger)][:2] == [["the first of this source"], said]
+    assert ledger.audit.verify().flaws == []
+
+
+def test_each_source_has_rules_of_its_own(ledger: Ledger) -> None:
+    for _ in range(2):
+        ledger.configurations.begin("a.yaml", RULES)
+        ledger.configurations.begin("b.yaml", {})
+    assert [subject for subject, _ in changed(ledger)] == ["a.yaml", "b.yaml"]
+
+
+def test_of_workers_that_begin_at_once_one_records(ledger: Ledger) -> None:
+    threads = [threading.Thread(target=ledger.configurations.begin, args=("a.yaml", RULES)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(changed(ledger)) == 1
+
+
+# ---------------------------------------------------------------------- archives
+
+
+def test_what_is_in_an_archive_can_be_taken_out(ledger: Ledger) -> None:
+    written(ledger)
+    archive = list(ledger.audit.export())[:3]
+    assert ledger.audit.prune(archive, "alice@host") == 3
+    left = list(ledger.audit.export())
+    assert [(record.seq, record.action) for record in left] == [(4, "key.create"), (5, "key.create"), (6, PRUNED)]
+    assert json.loads(left[-1].details) == {"through": [3, archive[-1].hash]}
+    assert flaws(ledger) == []
+    written(ledger, 2)
+    assert ledger.audit.prune(list(ledger.audit.export())[:-1], "alice@host") == 4
+    assert flaws(ledger) == []
+
+
+@pytest.mark.parametrize("how", ["edited", "missing", "of another ledger"])
+def test_what_an_archive_does_not_have_stays(ledger: Ledger, how: str) -> None:
+    written(ledger)
+    archive = list(ledger.audit.export())
+    if how == "missing":
+        del archive[1]
+    else:
+        what = {"actor": "mallory"} if how == "edited" else {"hash": "0" * 64}
+        archive[1] = archive[1]._replace(**what)
+    assert ledger.audit.prune(archive, "alice@host") == 1
+    assert [record.seq for record in ledger.audit.export()] == [2, 3, 4, 5, 6]
+    assert flaws(ledger) == []
+
+
+def test_a_whole_archive_leaves_the_last_record(ledger: Ledger) -> None:
+    written(ledger)
+    assert ledger.audit.prune(list(ledger.audit.export()), "alice@host") == 4
+    assert [record.seq for record in ledger.audit.export()] == [5, 6]
+    assert ledger.audit.prune([], "alice@host") == 0
+
+
+def test_more_than_was_archived_cannot_be_removed_unseen(ledger: Ledger) -> None:
+    written(ledger)
+    ledger.audit.prune(list(ledger.audit.export())[:2], "alice@host")
+    change(ledger, "DELETE FROM llmguard_audit WHERE seq = 3")
+    assert flaws(ledger) == [(1, "records 1 to 3 are missing from the chain")]
+
+
+def test_records_before_a_moment(ledger: Ledger) -> None:
+    written(ledger, 3)
+    records = list(ledger.audit.export())
+    assert list(ledger.audit.export(records[0].at)) == []
+    assert list(ledger.audit.export(records[-1].at + 1)) == records
+
+
+# ---------------------------------------------------------------------- payloads
+
+
+def test_a_payload_is_read_as_it_was_kept_and_that_is_recorded(ledger: Ledger) -> None:
+    ledger.payloads.add(PAYLOAD)
+    ledger.payloads.add(PAYLOAD)
+    assert ledger.payloads.read(PAYLOAD.event_id, "alice@host") == PAYLOAD
+    assert ledger.payloads.read("no id", "alice@host") is None
+    (record,) = ledger.audit.export()
+    assert (record.actor, record.action, record.subject) == ("alice@host", "payload.read", PAYLOAD.event_id)
+    assert ledger.payloads.forget(1_000) == 1
+    assert ledger.payloads.forget(1_000) == 0

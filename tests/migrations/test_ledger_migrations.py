@@ -147,6 +147,19 @@ def test_a_frozen_audit_trail_still_verifies(frozen: Path, tmp_path: Path) -> No
     ledger.close()
 
 
+def test_frozen_payloads_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript((Path(__file__).parent / "frozen" / "0004.sql").read_text())
+    connection.close()
+    ledger = Ledger(f"sqlite:///{path}", pepper=PEPPER)
+    ledger.migrate()
+    payload = ledger.payloads.read("01a0c451-f2a0-7ccc-9e2f-eb89414c343c", "test")
+    assert payload is not None
+    assert (payload.team, payload.prompt, payload.reply, payload.redacted) == ("search", '{"q": "hi"}', "hello", True)
+    ledger.close()
+
+
 def test_a_new_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

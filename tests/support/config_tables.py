@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from llmguard.config import Config
+from llmguard.config.auditing import Auditing
 from llmguard.config.caching import Caching, ExactCache
 from llmguard.config.rules import Alias, Budget, Limit, ModelTarget, PriceOverride
 from llmguard.config.sections import Provider, SecretKeys, Section, Server, SpoolFiles, StoreDown, Streams, TimeLimits
@@ -36,6 +37,7 @@ SECTIONS: dict[str, type[Section]] = {
     "runaway": Runaway,
     "cache": Caching,
     "cache.exact": ExactCache,
+    "audit": Auditing,
     "streams": Streams,
 }
 _TABLE = re.compile(r"<!-- keys:(\S*) -->\n.*?<!-- end -->", re.DOTALL)

@@ -59,7 +59,7 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """
     from ruamel.yaml import YAML
 
-    from llmguard.cli.written import written
+    from llmguard.config.written import written
 
     document = written(open_guard(config).config)
     if as_json:

@@ -52,13 +52,26 @@ def _read(source: Source, env: Mapping[str, str]) -> tuple[Config, list[Problem]
     return config, sorted(document.problems, key=_line)
 
 
+def place(source: Source | Config, env: Mapping[str, str] = os.environ) -> str:
+    """Where :func:`load` finds a configuration: a file's path, or in words."""
+    if isinstance(source, Config):
+        return "a mapping"
+    found = _found(source, env)
+    if isinstance(found, Mapping):
+        return "a mapping"
+    return "no file" if found is None else str(Path(found).absolute())
+
+
+def _found(source: Source, env: Mapping[str, str]) -> Source:
+    if source is None:
+        source = env.get("LLMGUARD_CONFIG") or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    return source
+
+
 def _document(source: Source, env: Mapping[str, str], environment: Environment) -> tuple[Document, bool]:
+    source = _found(source, env)
     if isinstance(source, Mapping):
         return from_mapping(source), False
-    if source is None and (named := env.get("LLMGUARD_CONFIG")):
-        source = named
-    if source is None and DEFAULT_FILE.exists():
-        source = DEFAULT_FILE
     if source is not None:
         return from_file(Path(source)), False
     if any(keys[0] == "providers" for keys in environment.overrides(Config.model_fields).values()):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
+from llmguard.config.auditing import Auditing
 from llmguard.config.caching import Caching
 from llmguard.config.rules import Alias, Budget, Limit, PriceOverride
 from llmguard.config.sections import (
@@ -105,6 +106,10 @@ class Config(Section):
         default_factory=Caching,
         description="Replies that answer the same call again.",
         examples=[{"exact": {"ttl": "1h"}}],
+    )
+
+    audit: Auditing = Field(
+        default_factory=Auditing, description="What is kept of prompts and replies.", examples=[{"payloads": "off"}]
     )
 
     _development: bool = PrivateAttr(False)

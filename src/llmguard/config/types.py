@@ -83,6 +83,16 @@ def _word(value: object) -> str:
     return value
 
 
+def _expression(value: object) -> str:
+    try:
+        re.compile(value if isinstance(value, str) else "")
+    except re.error as error:
+        raise Wrong(f"not a regular expression ({error})", r"write one of Python's, such as EMP-\d{6}") from None
+    if not isinstance(value, str) or not value:
+        raise Wrong("not a regular expression", r"write one of Python's, such as EMP-\d{6}")
+    return value
+
+
 def _zone(value: object) -> str:
     try:
         ZoneInfo(str(value))
@@ -144,6 +154,7 @@ Whole = Annotated[int, *_written(_whole, {"anyOf": [{"type": "integer"}, _patter
 Flag = Annotated[bool, *_written(_flag, {"anyOf": [{"type": "boolean"}, _pattern("^(true|false|on|off|yes|no)$")]})]
 Name = Annotated[str, *_written(_word, {"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 Zone = Annotated[str, *_written(_zone, {"type": "string", "examples": ["Europe/Berlin"]})]
+Expression = Annotated[str, *_written(_expression, {"type": "string", "format": "regex"})]
 Scope = Annotated[
     dict[str, str],
     *_written(

@@ -23,6 +23,7 @@ from llmguard.core.money import Cost
 from llmguard.core.moves import Hold
 from llmguard.core.ports import Dialect, Quote, Reader
 from llmguard.core.records import SentRecord
+from llmguard.core.transcript import Transcript
 from llmguard.core.usage import Source, Usage
 from llmguard.core.watch import Watch
 
@@ -138,6 +139,7 @@ class Exchange(Struct, eq=False):
     source: Source = Source.HOLD
     cost: Cost | None = None
     tape: Tape | None = None
+    transcript: Transcript | None = None
     cache: str | None = None
     saved_nano: int = 0
 
@@ -190,6 +192,8 @@ class Exchange(Struct, eq=False):
         self.reader.whole(self.status, content_type, body)
         if self.tape is not None:
             self.tape.add(body)
+        if self.transcript is not None:
+            self.transcript.add(body)
 
     def feed(self, data: bytes, now: int) -> bytes:
         """Pass the next bytes of a stream through; afterwards ``due`` says whether :meth:`attend` has work."""
@@ -202,6 +206,8 @@ class Exchange(Struct, eq=False):
         released = reader.feed(data)
         if self.tape is not None:
             self.tape.add(released)
+        if self.transcript is not None:
+            self.transcript.add(data)
         self.due = self.state is State.ANSWERED and (
             reader.generated > self.output_hold or self.bytes_out >= self.next_partial or now >= self.partial_at + 2_000
         )

@@ -6,7 +6,7 @@ Handed to :class:`llmguard.runtime.notices.Notices`, in core code through the ef
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,4 +84,26 @@ class ContextNote:
     team: str = UNATTRIBUTED
 
 
-Note = TripNote | BudgetNote | DriftNote | ContextNote
+@dataclass(frozen=True, slots=True)
+class PayloadNote:
+    """What a call said and heard is to be kept.
+
+    ``prompt`` and ``reply`` are the beginnings of bodies of ``prompt_bytes`` and ``reply_bytes``. ``clean`` makes text
+    of them, of which ``max_bytes`` are kept; it may take its time, and is for another thread. ``at`` is epoch
+    milliseconds.
+    """
+
+    event_id: str
+    at: int
+    org: str
+    team: str
+    prompt: bytes = field(repr=False)
+    reply: bytes = field(repr=False)
+    prompt_bytes: int
+    reply_bytes: int
+    max_bytes: int
+    redacted: bool
+    clean: Callable[[bytes], str] = field(repr=False)
+
+
+Note = TripNote | BudgetNote | DriftNote | ContextNote | PayloadNote

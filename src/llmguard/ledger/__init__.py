@@ -13,12 +13,14 @@ from llmguard.errors import LedgerUnavailable
 from llmguard.ledger import adopt, migrate, refusals, reports, rollups, truth
 from llmguard.ledger.adopt import Adopted
 from llmguard.ledger.audit import Trail
+from llmguard.ledger.configurations import Configurations
 from llmguard.ledger.dead_letters import DeadLetter, DeadLetters
 from llmguard.ledger.engine import create_engine, reading, writing
 from llmguard.ledger.forks import Forgetter
 from llmguard.ledger.keys import Keys, Verified
 from llmguard.ledger.keytext import parse_key
 from llmguard.ledger.objects import Objects
+from llmguard.ledger.payloads import Payload, Payloads
 from llmguard.ledger.posting import Posting
 from llmguard.ledger.refusals import Refusal
 from llmguard.ledger.reports import Report
@@ -31,6 +33,7 @@ __all__ = [
     "Adopted",
     "DeadLetter",
     "Ledger",
+    "Payload",
     "Report",
     "Shipper",
     "Snapshot",
@@ -56,6 +59,8 @@ class Ledger:
         self.trips = Trips(self.engine, self.audit)
         self.dead_letters = DeadLetters(self.engine, self.audit)
         self.objects = Objects(self.engine, self.audit)
+        self.configurations = Configurations(self.engine, self.audit)
+        self.payloads = Payloads(self.engine, self.audit)
         self._forgetter = Forgetter(self._forget)
 
     def _forget(self) -> None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -32,6 +33,9 @@ MENDED = "audit.mended"
 
 SYSTEM = "llmguard"
 """The actor of changes that no person asked for by name."""
+
+PRUNED = "audit.pruned"
+"""Action of the record that vouches for older ones, which were taken out after they had been put into an archive."""
 
 _VERSION = 1
 _PAGE = 1_000
@@ -90,14 +94,14 @@ class Trail:
         ``actor`` says who (`alice@host`, a process, a key's id), ``action`` what (`key.revoke`), ``subject`` to what.
         ``details`` are plain JSON values; secrets have no place in them.
         """
-        return self._add(connection, self._lock(connection), actor, action, subject, details or {})
+        return self._add(connection, self.lock(connection), actor, action, subject, details or {})
 
     def record(self, actor: str, action: str, subject: str, details: Mapping[str, Any] | None = None) -> AuditRecord:
         """Add a record in a transaction of its own: for an effect outside the database, which must come after it."""
         with writing(self._engine) as connection:
             return self.append(connection, actor, action, subject, details)
 
-    def _lock(self, connection: Connection) -> Position:
+    def lock(self, connection: Connection) -> Position:
         """The last record, which stays the last one until this transaction has ended or appended to it.
 
         Where head and records do not fit together, a record says so first: appending must not cover that up.
@@ -138,16 +142,43 @@ class Trail:
 
     # ------------------------------------------------------------------ reading
 
+    def latest(self, connection: Connection, action: str, subject: str) -> AuditRecord | None:
+        """The last record of this action on this subject."""
+        query = sa.select(audit).where(audit.c.action == plain(action), audit.c.subject == plain(subject))
+        row = connection.execute(query.order_by(audit.c.seq.desc()).limit(1)).one_or_none()
+        return None if row is None else AuditRecord(*row)
+
     def tail(self, number: int) -> list[AuditRecord]:
         """The last records, oldest first."""
         with reading(self._engine) as connection:
             rows = connection.execute(sa.select(audit).order_by(audit.c.seq.desc()).limit(number)).all()
         return [AuditRecord(*row) for row in reversed(rows)]
 
-    def export(self) -> Iterator[AuditRecord]:
-        """All records, oldest first, as they were at one moment."""
-        with reading(self._engine) as connection:
-            yield from _all(connection)
+    def export(self, until_ms: int | None = None) -> Iterator[AuditRecord]:
+        """All records, oldest first, as they were at one moment; with ``until_ms`` those before it."""
+        with reading(self._engine) as connection, closing(_all(connection)) as records:
+            for record in records:
+                if until_ms is not None and record.at >= until_ms:
+                    return
+                yield record
+
+    def prune(self, archive: Iterable[AuditRecord], actor: str) -> int:
+        """Take out the oldest records, as far as ``archive`` has every one of them as it stands here; how many.
+
+        A record of it becomes part of the chain and vouches for them. Never takes out the last record.
+        """
+        archived = {record.seq: record for record in archive}
+        with writing(self._engine) as connection:
+            head, through = self.lock(connection), None
+            with closing(_all(connection)) as records:
+                for record in records:
+                    if record.seq == head.seq or archived.get(record.seq) != record:
+                        break
+                    through = Position(record.seq, record.hash)
+            if through is None:
+                return 0
+            self.append(connection, actor, PRUNED, "trail", {"through": through})
+            return connection.execute(sa.delete(audit).where(audit.c.seq <= through.seq)).rowcount
 
     def verify(self, expected: Position | None = None) -> Verdict:
         """Check every record, the chain between them, and their end.
@@ -178,6 +209,8 @@ class _Check:
         self._altered: list[AuditRecord] = []
         self._flaws: list[Flaw] = []
         self._sound = True
+        self._before = Position(0, "")
+        self._pruned: set[Position] = set()
         self.last = Position(0, "")
 
     def note(self, seq: int, what: str) -> None:
@@ -187,10 +220,11 @@ class _Check:
         if first > end:
             self.note(self.last.seq, "the last record is not the one that was noted as such")
             return
-        which = "this record is" if first == end else f"records {first} to {end} are"
-        self.note(first, f"{which} missing {where}")
+        self.note(first, f"{_which(first, end)} missing {where}")
 
     def next(self, record: AuditRecord) -> None:
+        if not self._records:
+            self._before = self.last = Position(record.seq - 1, record.prev)
         self._records += 1
         follows = self._sound and record.seq == self.last.seq + 1
         if record.seq != self.last.seq + 1:
@@ -200,6 +234,8 @@ class _Check:
             self._altered.append(record)
         elif follows and record.prev != self.last.hash:
             self.note(record.seq, "this record does not follow the one before it: one of them is of another trail")
+        if record.action == PRUNED and self._sound:
+            self._pruned.add(Position(*json.loads(record.details)["through"]))
         if record.action == MENDED:
             self.note(record.seq, f"this record notes that the trail had been changed before it: {record.details}")
         self.last = Position(record.seq, record.hash)
@@ -209,6 +245,8 @@ class _Check:
             self._expected = None
 
     def verdict(self) -> Verdict:
+        if self._before.seq and self._before not in self._pruned:
+            self._flaws.insert(0, Flaw(1, f"{_which(1, self._before.seq)} missing from the chain"))
         if self._expected is not None:
             self.note(self._expected.seq, "this record was expected and is missing")
         for record in self._altered:
@@ -223,10 +261,16 @@ class _Check:
         return "this record was edited"
 
 
-def _all(connection: Connection) -> Iterator[AuditRecord]:
-    rows = connection.execution_options(yield_per=_PAGE).execute(sa.select(audit).order_by(audit.c.seq))
-    for row in rows:
-        yield AuditRecord(*row)
+def _which(first: int, end: int) -> str:
+    return "this record is" if first == end else f"records {first} to {end} are"
+
+
+def _all(connection: Connection) -> Generator[AuditRecord, None, None]:
+    """Every record, oldest first, page by page. Whoever does not read on to the end has to close it."""
+    paged = {"yield_per": _PAGE}
+    with connection.execute(sa.select(audit).order_by(audit.c.seq), execution_options=paged) as rows:
+        for row in rows:
+            yield AuditRecord(*row)
 
 
 def _last(connection: Connection) -> Position:

@@ -214,3 +214,14 @@ dead_letters = _table(
     sa.Column("published_at", sa.BigInteger),
     sa.Index("llmguard_dead_letters_at", "at"),
 )
+
+# What calls said and heard, where the configuration asks for it.
+payloads = _table(
+    "llmguard_payloads",
+    sa.Column("event_id", Uuid, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("org", "team", "prompt", "reply")),
+    *(sa.Column(name, sa.BigInteger, nullable=False) for name in ("prompt_bytes", "reply_bytes")),
+    sa.Column("redacted", sa.Boolean, nullable=False),
+    sa.Index("llmguard_payloads_at", "at"),
+)

@@ -16,9 +16,11 @@ from llmguard.core.runaway import KEEP_TRIPS_MS
 from llmguard.core.runs import KEEP_RUNS_MS
 from llmguard.core.windows import window_bounds
 from llmguard.ledger import Ledger, Snapshot
+from llmguard.ledger.configurations import Rules
 from llmguard.ledger.refusals import Refusal
 from llmguard.runtime.ids import now_ms
 
+_MONTH_MS = 30 * 86_400_000
 _LOOK_BACK_MS = 25 * 60_000
 _NOTABLE_NANO = 50_000_000
 """Work that has cost less than $0.05 may be forgotten by a store that is loaded anew."""
@@ -32,7 +34,8 @@ _OF_WORK = tuple(
 class LedgerBooks:
     """The ledger as the service uses it. Every method waits for the database and raises LedgerUnavailable.
 
-    ``own_budget`` reads the budget that a key carries.
+    ``own_budget`` reads the budget that a key carries. ``in_force`` says where the rules come from and what they are,
+    for the audit trail. Payloads are kept for ``keep_payloads_ms``.
     """
 
     def __init__(
@@ -41,16 +44,23 @@ class LedgerBooks:
         spools: Path,
         budgets: Sequence[BudgetRule],
         own_budget: Callable[[str, str], BudgetRule],
+        in_force: Callable[[], tuple[str, Rules]] | None = None,
+        keep_payloads_ms: int = _MONTH_MS,
     ) -> None:
         self._ledger = ledger
         self._spools = spools
         self._budgets = budgets
         self._own_budget = own_budget
+        self._in_force = in_force
+        self._keep_payloads_ms = keep_payloads_ms
         self._adopted: list[Settle | Release] = []
 
     def prepare(self) -> list[Settle | Release]:
-        """Make the schema ready, and :meth:`adopt` before sums are read."""
+        """Make the schema ready, put changed rules on record before they are used, and :meth:`adopt` before sums are
+        read."""
         self._ledger.make_ready()
+        if self._in_force is not None:
+            self._ledger.configurations.begin(*self._in_force())
         return self.adopt()
 
     def adopt(self) -> list[Settle | Release]:
@@ -115,6 +125,10 @@ class LedgerBooks:
         """``org/team`` of an object at a provider."""
         owner = self._ledger.objects.owner(ref.kind, provider, ref.id)
         return None if owner is None else "/".join(owner)
+
+    def forget_payloads(self) -> int:
+        """Delete the payloads whose time is over; how many they were."""
+        return self._ledger.payloads.forget(self._keep_payloads_ms)
 
     def count_refusals(self, counted: Mapping[Refusal, int]) -> None:
         """Write refusal counts."""

@@ -14,9 +14,9 @@ from functools import partial
 from time import monotonic
 from typing import Any, assert_never
 
-from llmguard.core.notes import BudgetNote, ContextNote, DriftNote, Note, TripNote
+from llmguard.core.notes import BudgetNote, ContextNote, DriftNote, Note, PayloadNote, TripNote
 from llmguard.errors import LedgerUnavailable
-from llmguard.ledger import DeadLetter, Ledger, TripRow
+from llmguard.ledger import DeadLetter, Ledger, Payload, TripRow
 from llmguard.runtime import wording
 from llmguard.runtime.ids import uuid7
 from llmguard.runtime.line import Line
@@ -28,19 +28,22 @@ _PAUSES = (0.5, 1, 2, 5, 10, 20, 40, 80)
 """Seconds between the attempts to deliver an alert: nine of them in about three minutes."""
 _LEDGER_PAUSE = 2.0
 _REMEMBER = 10_000
+_PAYLOADS = 200
+"""Payloads that may wait to be written: some ten megabytes at most."""
 
 
 class Notices:
     """Hears notes from any thread of one process, which ``owner`` names in the audit trail.
 
-    ``events`` counts (`trip`, rule), (`warning`, rule), (`context`, why), (`alert`, `delivered` | `failed`) and (`row`,
-    `written` | `failed`).
+    ``events`` counts (`trip`, rule), (`warning`, rule), (`context`, why), (`alert`, `delivered` | `failed`), (`row`,
+    `written` | `failed`) and (`payload`, `written` | `failed`).
     """
 
     def __init__(self, ledger: Ledger, receivers: Iterable[Webhook], owner: str) -> None:
         self._ledger = ledger
         self._actor = f"process {owner}"
         self._rows: Line[TripRow | DeadLetter | ContextNote] = Line("llmguard-notices", self._write)
+        self._payloads: Line[PayloadNote] = Line("llmguard-payloads", self._keep_payload, _PAYLOADS)
         self._alerts = [
             (receiver, Line[Alert](f"llmguard-alerts-{receiver.host}", partial(self._deliver, index)))
             for index, receiver in enumerate(receivers)
@@ -51,8 +54,8 @@ class Notices:
 
     @property
     def dropped(self) -> int:
-        """Rows and alerts that were given up because too many waited."""
-        return self._rows.dropped + sum(line.dropped for _, line in self._alerts)
+        """Rows, payloads and alerts that were given up because too many waited."""
+        return self._rows.dropped + self._payloads.dropped + sum(line.dropped for _, line in self._alerts)
 
     # ------------------------------------------------------------------ what callers say
 
@@ -73,6 +76,8 @@ class Notices:
             self._say(logging.ERROR, wording.drift(note))
         elif isinstance(note, ContextNote):
             self._disbelieve(note)
+        elif isinstance(note, PayloadNote):
+            self._payloads.put(note)
         else:
             assert_never(note)
 
@@ -83,7 +88,7 @@ class Notices:
     def stop(self, seconds: float = 5.0) -> bool:
         """Write and send what waits, each once more at most; False when not all of it was done in time."""
         end = monotonic() + seconds
-        lines: list[Line[Any]] = [self._rows, *(line for _, line in self._alerts)]
+        lines: list[Line[Any]] = [self._rows, self._payloads, *(line for _, line in self._alerts)]
         for line in lines:
             line.stopping.set()
         ended = [line.stop(max(end - monotonic(), 0.0)) for line in lines]
@@ -161,6 +166,20 @@ class Notices:
                 self._count("alert", "delivered")
                 return
 
+    def _keep_payload(self, note: PayloadNote) -> None:
+        """Once: a payload that the ledger does not take is not worth holding up others, or memory."""
+        prompt, reply = (_capped(note.clean(text), note.max_bytes) for text in (note.prompt, note.reply))
+        sizes = note.prompt_bytes, note.reply_bytes
+        payload = Payload(note.event_id, note.at, note.org, note.team, prompt, reply, *sizes, note.redacted)
+        try:
+            self._ledger.payloads.add(payload)
+        except LedgerUnavailable as error:
+            self._count("payload", "failed")
+            if self._first("payload", str(error)):
+                log.error("the payload of call %s was not kept: %s", note.event_id, error)
+        else:
+            self._count("payload", "written")
+
     def _write(self, row: TripRow | DeadLetter | ContextNote) -> None:
         while True:
             last = self._rows.stopping.is_set()
@@ -182,3 +201,8 @@ class Notices:
             else:
                 self._count("row", "written")
                 return
+
+
+def _capped(text: str, most: int) -> str:
+    """The beginning of a text, so many bytes at most."""
+    return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")

@@ -109,6 +109,7 @@ class ProcessService(Upkeep[BlockingLink]):
                 self.write_counts: upkeep.COUNTS,
                 self.adopt: upkeep.ADOPT,
                 self.reconcile: upkeep.RECONCILE,
+                self.forget: upkeep.FORGET,
             },
         )
         self._store_thread = self._rounds(

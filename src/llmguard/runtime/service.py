@@ -42,6 +42,7 @@ class Service(Upkeep[Link]):
                 (upkeep.COUNTS, self.write_counts),
                 (upkeep.ADOPT, self.adopt),
                 (upkeep.RECONCILE, self.reconcile),
+                (upkeep.FORGET, self.forget),
             )
         ]
 

@@ -42,6 +42,7 @@ KEYS = 0.5
 COUNTS = 10.0
 ADOPT = 30.0
 RECONCILE = 60.0
+FORGET = 600.0
 RETRY = 1.0
 _TELL_MS = 3_600_000
 _TURN_MS = 180_000
@@ -171,6 +172,11 @@ class Upkeep(Generic[L]):
     def adopt(self) -> Work:
         """Ship the spools of dead processes."""
         self.tell((yield self._wait(self._books.adopt)))
+
+    def forget(self) -> Work:
+        """Delete what is kept of calls when its time is over."""
+        if self.health.ledger is None:
+            yield self._wait(self._books.forget_payloads)
 
     def reconcile(self) -> Work:
         """Settle again what the ledger has and the store does not know, by rid. One process does it at a time."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmguard.cli.written import written
+from llmguard.config.written import written
 from llmguard.config import Config, load
 from llmguard.config.units import Often
 from llmguard.core.buckets import Planner
