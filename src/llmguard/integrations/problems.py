@@ -39,7 +39,7 @@ def problem_of(error: BaseException) -> Problem | None:
 def answer(said: Refusal) -> Problem:
     """The same for a refusal that is already known."""
     wait = int(said.retry_after or _WAIT_S)
-    if "end_user" in said.scope and said.status == HTTPStatus.TOO_MANY_REQUESTS:
+    if "end_user" in said.scope:
         return _problem(429, said.message, said.code, wait)
     return _problem(503, "no language model can be asked for now", said.code, wait)
 
