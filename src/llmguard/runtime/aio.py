@@ -35,6 +35,7 @@ from llmguard.runtime.replies import AsyncReplies
 from llmguard.runtime.tally import Tally
 
 T = TypeVar("T")
+_LOOK_S = 0.02
 _WAITING: frozenset[type[Effect]] = frozenset({Ask, Verify, Owners, Count, Seek})
 _COMMON_MODEL = "gpt-4o"
 
@@ -69,8 +70,6 @@ class AsyncRuntime:
         self._write = write
         self._owners = owners
         self.live: dict[str, Exchange] = {}
-        self.idle = asyncio.Event()
-        self.idle.set()
         self._handlers: dict[type[Any], Callable[[Any], Any]] = {
             Ask: lambda effect: store.ask(effect.move),
             Tell: lambda effect: store.tell(effect.move),
@@ -102,17 +101,16 @@ class AsyncRuntime:
     def enter(self, x: Exchange) -> None:
         """A call begins: from now on it is alive until :meth:`close`."""
         self.live[x.event_id] = x
-        self.idle.clear()
 
     def close(self, x: Exchange, ending: Ending) -> None:
         """End a call, once; later calls do nothing. Without any wait, so no cancellation can come between."""
-        if self.live.pop(x.event_id, None) is None:
-            return
-        try:
+        if self.live.pop(x.event_id, None) is not None:
             drive(x.close(ending, now_ms()), self._handlers)
-        finally:
-            if not self.live:
-                self.idle.set()
+
+    async def ended(self) -> None:
+        """Wait until no call is alive."""
+        while self.live:
+            await asyncio.sleep(_LOOK_S)
 
     def _spool(self, effect: Spool) -> None:
         self._write(effect.record)

@@ -55,7 +55,7 @@ class Service(Upkeep[Link]):
             return
         self._stopped = True
         try:
-            await asyncio.wait_for(self.runtime.idle.wait(), seconds)
+            await asyncio.wait_for(self.runtime.ended(), seconds)
         except TimeoutError:
             log.warning("%d calls did not end in %.0f s and are recorded as they stand", len(self.live), seconds)
         for x in list(self.live.values()):
