@@ -13,7 +13,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 from llmguard.core.call import DEFAULT_ORG, Caller
 
@@ -79,22 +79,32 @@ class Signer:
 
     def sign(self, signed: Signed, binding: str, now_ms: int) -> str:
         """The header's text. ``binding`` is :data:`HTTP` or :func:`task`; ``now_ms`` is epoch milliseconds."""
-        content = json.dumps([binding, now_ms, *_values(signed)], separators=(",", ":"), ensure_ascii=False)
-        payload = _encode(content.encode("utf-8", "replace"))
-        return f"{_VERSION}.{payload}.{_encode(self._mac(self._keys[0], payload))}"
+        return self.seal(_values(signed), binding, now_ms)
 
     def read(self, text: str, binding: str, now_ms: int) -> Signed | str:
         """What the header says, or why it means nothing: `forged`, `replayed` (it belongs to another message) or
         `expired`."""
+        values = self.unseal(text, binding, now_ms)
+        return values if isinstance(values, str) else Signed(*values)
+
+    def seal(self, values: Sequence[Any], binding: str, now_ms: int) -> str:
+        """The same for any ``values`` that JSON can say."""
+        content = json.dumps([binding, now_ms, *values], separators=(",", ":"), ensure_ascii=False)
+        payload = _encode(content.encode("utf-8", "replace"))
+        return f"{_VERSION}.{payload}.{_encode(self._mac(self._keys[0], payload))}"
+
+    def unseal(self, text: str, binding: str, now_ms: int) -> list[Any] | str:
+        """What was sealed, or why it means nothing, as in :meth:`read`."""
         payload = self._genuine(text)
         if payload is None:
             return FORGED
+        values: list[Any]
         bound, at, *values = json.loads(_decode(payload))
         if bound != binding:
             return REPLAYED
         if binding == HTTP and abs(now_ms - at) > HTTP_MS:
             return EXPIRED
-        return Signed(*values)
+        return values
 
     def _genuine(self, text: str) -> str | None:
         version, _, rest = text.partition(".")
