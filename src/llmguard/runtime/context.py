@@ -7,7 +7,7 @@ it into plain threads and thread pools.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
@@ -30,10 +30,23 @@ class _Frame:
 
     scope: Scope
     caller: Caller
-    outer: _Frame | None
+    outer: _Frame | _Outset | None
 
 
-_frame: ContextVar[_Frame | None] = ContextVar("llmguard_caller", default=None)
+@dataclass(slots=True, eq=False)
+class _Outset:
+    """The outermost scope of a body whose caller is worked out when somebody asks for it: most bodies never do."""
+
+    tell: Callable[[], Caller]
+    scope: None = None
+    outer: None = None
+
+    @property
+    def caller(self) -> Caller:
+        return self.tell()
+
+
+_frame: ContextVar[_Frame | _Outset | None] = ContextVar("llmguard_caller", default=None)
 
 
 class Scope:
@@ -106,6 +119,17 @@ def carrying(caller: Caller) -> Scope:
     return Scope(lambda outer: caller)
 
 
+def begin_as(tell: Callable[[], Caller], function: Callable[[], T]) -> T:
+    """Call ``function`` in a copy of this context, where the caller is whom ``tell`` names each time that it is asked:
+    never, if nothing is guarded there."""
+    return copy_context().run(_begin_as, tell, function)
+
+
+def _begin_as(tell: Callable[[], Caller], function: Callable[[], T]) -> T:
+    _frame.set(_Outset(tell))
+    return function()
+
+
 def current() -> Caller:
     """Who is calling here; nobody in particular outside of every :func:`context`."""
     frame = _frame.get()
@@ -117,7 +141,7 @@ class Place:
 
     __slots__ = ("_frame",)
 
-    def __init__(self, frame: _Frame | None) -> None:
+    def __init__(self, frame: _Frame | _Outset | None) -> None:
         self._frame = frame
 
     @property

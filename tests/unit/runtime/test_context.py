@@ -14,7 +14,7 @@ import pytest
 
 from llmguard.core.call import Caller
 from llmguard.errors import TaskAborted
-from llmguard.runtime.context import carrying, checkpoint, context, current
+from llmguard.runtime.context import begin_as, carrying, checkpoint, context, current
 
 
 @dataclass
@@ -208,3 +208,22 @@ def test_what_a_stopped_task_leaves_running_stays_stopped() -> None:
         assert current() is caller
         with pytest.raises(TaskAborted):
             checkpoint()
+
+
+def test_who_begins_a_body_is_asked_when_it_matters_and_stays_inside() -> None:
+    asked: list[int] = []
+
+    def tell() -> Caller:
+        asked.append(1)
+        return Caller(team="search", feature="chat")
+
+    assert begin_as(tell, lambda: 7) == 7
+    assert asked == []
+    assert begin_as(tell, lambda: current().team) == "search"
+
+    def within() -> tuple[str | None, str | None]:
+        with context(feature="ranking") as caller:
+            return caller.team, current().feature
+
+    assert begin_as(tell, within) == ("search", "ranking")
+    assert current().team is None

@@ -23,7 +23,7 @@ def stopped(attempt: Attempt, error: BaseException) -> bool:
     gevent's time limits raise."""
     if isinstance(error, SystemExit | KeyboardInterrupt) or _is_gevent_timeout(error):
         return False
-    return attempt.execution.aborted or attempt.execution.trip is not None or isinstance(error, TaskAborted)
+    return attempt.stopped or isinstance(error, TaskAborted)
 
 
 def end(attempt: Attempt, note: TripNote | None, why: str = "") -> Exception:

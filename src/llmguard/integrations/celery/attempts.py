@@ -4,31 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
+from billiard import current_process
 from celery import states
-from celery.app.task import Context, Task
 from celery.exceptions import Reject
 
+from llmguard.core.call import Caller
 from llmguard.core.entries import Heard, entry, hear, trip_until, tripped
 from llmguard.core.moves import Done, Move, Trip
 from llmguard.core.notes import TripNote
-from llmguard.core.runs import Entered, Leave, Verdict
+from llmguard.core.runaway import Execution
+from llmguard.core.runs import Enter, Entered, Leave, Verdict
 from llmguard.errors import StoreUnavailable, TaskAborted
+from llmguard.integrations.celery import marks
 from llmguard.integrations.celery.delivery import Delivery
+from llmguard.integrations.celery.stuck import Body, watch
 from llmguard.runtime.ids import now_ms
 from llmguard.runtime.process import ProcessService
 from llmguard.runtime.upkeep import RUN_LEASE_MS
-
-AFTERMATH: Final = "x-llmguard-aftermath"
-"""Header of a message that a stopped task leaves behind, its errbacks: they run although their tree is tripped."""
-
-RETRIES: Final = "x-llmguard-max-retries"
-"""Header of a retry whose `retry(max_retries=…)` allowed another number than the task does."""
-
-PAID: Final = "x-llmguard-paid"
-"""Header of a retry: the run before it has cost money."""
-
-COPY: Final = "x-llmguard-copy"
-"""Header of a message that was put off; its value is the number of retries that the message had."""
 
 _MINUTE_MS: Final = 60_000
 _DUPLICATES: Final[tuple[Verdict, ...]] = ("done", "running")
@@ -37,37 +29,25 @@ _DUPLICATES: Final[tuple[Verdict, ...]] = ("done", "running")
 class Attempt:
     """One run of one task, as its process knows it. ``published`` counts messages by which it asked to be run again."""
 
-    def __init__(self, task: Task, delivery: Delivery) -> None:
-        self.task = task
-        self.request: Context = task.request_stack.top
+    def __init__(self, delivery: Delivery, execution: Execution, caller: Caller) -> None:
         self.delivery = delivery
-        self.execution = delivery.execution
-        self.policy = delivery.execution.policy
+        self.execution = execution
+        self.caller = caller
+        self.task = delivery.task
+        self.request = delivery.request
+        self.policy = delivery.policy
+        self.allowed = delivery.marks.max_retries
         self.published = 0
-        self.allowed: int | None = self._header(RETRIES)
+        self._body: Body | None = None
         self._left = False
         self._paid_then = False
+        if delivery.guarded and not delivery.asks_first:
+            execution.entrance = self._entry(())
 
     @property
     def service(self) -> ProcessService:
         """The guard at work in this process; begun by the first task that needs it."""
         return self.delivery.installation.guard.process()
-
-    # ------------------------------------------------------------------ what its message says
-
-    @property
-    def aftermath(self) -> bool:
-        """Whether this is what a stopped task left behind."""
-        return self._header(AFTERMATH) is not None
-
-    @property
-    def copy(self) -> bool:
-        """Whether this message was put off."""
-        return self._header(COPY) == (self.request.retries or 0)
-
-    def _header(self, name: str) -> int | None:
-        value: object = self.request.__dict__.get(name)
-        return value if isinstance(value, int) else None
 
     @property
     def max_paid(self) -> int:
@@ -80,45 +60,81 @@ class Attempt:
 
     # ------------------------------------------------------------------ the beginning
 
-    def enter(self) -> tuple[Entered, Heard] | None:
-        """Ask whether the body may run; None for a task that asks with its first call. Raises StoreUnavailable."""
-        first = self._asks_first
-        move = entry(
-            self.execution,
-            RUN_LEASE_MS,
-            max_paid=self.max_paid,
-            again=bool(self.request.retries),
-            after_paid=self._header(PAID) is not None,
-            duplicates=self._duplicates() if first else (),
-            aftermath=self.aftermath,
-        )
-        if not first:
-            self.execution.entrance = move
-            return None
+    def made(self) -> None:
+        """This is its delivery's attempt, out of several that may have been begun. Look after its body from here on
+        where nothing is asked before that."""
+        self.execution.ended = self.delivery.ended
+        if not self.delivery.guarded:
+            return
+        self._check_depth()
+        if not self.delivery.held:
+            self.begin_watch()
+
+    def _check_depth(self) -> None:
+        limit, depth = self.policy.max_depth, self.execution.depth
+        if limit is not None and depth > limit and not self.delivery.marks.aftermath:
+            self.broke("max_depth", limit=limit, seen=depth, unit="tasks deep", scope="tree")
+
+    def enter(self) -> tuple[Entered, Heard]:
+        """Ask whether the body may run. Raises StoreUnavailable."""
+        move = self._entry(self._duplicates())
         entered = self.service.ask(move)
         assert isinstance(entered, Entered)
-        heard = hear(self.execution, self.delivery.caller, move, entered)
+        heard = hear(self.execution, self.caller, move, entered)
         for note in heard.warned:
             self._warn(note)
         return entered, heard
 
-    @property
-    def _asks_first(self) -> bool:
-        """Whether the store is asked before the body: also for a task that asks later as a rule, when its last run may
-        have been lost. Should its owner have died just now, only waiting tells."""
-        survivor = self.task.retry_on_worker_lost and self.request.retries
-        return bool(self.policy.asks_first or self._redelivered or self.copy or survivor)
-
-    @property
-    def _redelivered(self) -> bool:
-        return bool((self.request.delivery_info or {}).get("redelivered"))
+    def _entry(self, duplicates: tuple[Verdict, ...]) -> Enter:
+        return entry(
+            self.execution,
+            RUN_LEASE_MS,
+            max_paid=self.max_paid,
+            again=bool(self.request.retries),
+            after_paid=self.delivery.marks.paid,
+            duplicates=duplicates,
+            aftermath=self.delivery.marks.aftermath,
+        )
 
     def _duplicates(self) -> tuple[Verdict, ...]:
         """Which other runs of the task speak against this one. A message that was never delivered before, under an id
         that has been used, is meant to run again."""
         if self.policy.duplicates == "run" or self.request.is_eager:
             return ()
-        return _DUPLICATES if self._redelivered or self.request.retries or self.copy else ("running",)
+        again = self.delivery.redelivered or self.request.retries or self.delivery.copy
+        return _DUPLICATES if again else ("running",)
+
+    # ------------------------------------------------------------------ while the body runs
+
+    def begin_watch(self) -> None:
+        """Have the body looked after: it may run for too long, or not hear that it is to stop."""
+        limit = self.policy.max_runtime
+        self._body = Body(
+            self.execution,
+            self.delivery.owner,
+            entered=self._begin_renewing,
+            overdue=self._overdue,
+            due=None if limit is None else self.delivery.began + limit / 1000,
+            alone=not self.request.is_eager and bool(current_process().daemon),  # a child of a prefork pool
+        )
+        watch().begin(self._body)
+        if self.delivery.ended:
+            self.end_watch()
+
+    def end_watch(self) -> None:
+        """The body is over. Any number of times."""
+        if self._body is not None:
+            watch().end(self._body)
+            self.delivery.owner.release()
+
+    def _begin_renewing(self) -> None:
+        """The store knows of this run, and must not take it for lost."""
+        self.service.runs.add(self.execution)
+
+    def _overdue(self) -> None:
+        """Its next call hears of it, or `checkpoint()`. A body that makes none costs nothing."""
+        seconds = (self.policy.max_runtime or 0) // 1000
+        self.broke("max_runtime", limit=seconds, seen=seconds, unit="seconds")
 
     # ------------------------------------------------------------------ stopping
 
@@ -139,7 +155,7 @@ class Attempt:
         """The body has broken a rule: it is stopped where that is enforced (True), else warned about."""
         enforced = rule in self.policy.enforced
         kind: Literal["tripped", "warned"] = "tripped" if enforced else "warned"
-        note = tripped(self.execution, self.delivery.caller, rule, at=now_ms(), kind=kind, **what)
+        note = tripped(self.execution, self.caller, rule, at=now_ms(), kind=kind, **what)
         if not enforced:
             self._warn(note)
             return False
@@ -151,6 +167,11 @@ class Attempt:
         if note.rule not in self.execution.warned:
             self.execution.warned.add(note.rule)
             self.service.notices.note(note)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a rule has stopped this run, or its body was told so."""
+        return self.execution.trip is not None or self.execution.aborted
 
     def aborted(self, why: str) -> TaskAborted:
         """What ends the body now."""
@@ -189,18 +210,10 @@ class Attempt:
 
     def _mark(self, headers: dict[str, Any]) -> None:
         """Say in the message of the next run what that one has to know of this one."""
-        if self.allowed is not None:
-            headers[RETRIES] = self.allowed
-        if self.execution.paid:
-            headers[PAID] = 1
-        else:
-            headers.pop(PAID, None)
+        said = self.delivery.marks._replace(max_retries=self.allowed, paid=self.execution.paid, copy=None)
+        marks.write(headers, self.execution.task_id, said, self.delivery.installation.signer)
 
     # ------------------------------------------------------------------ the end
-
-    def begin_renewing(self) -> None:
-        """The store knows of this run, and must not take it for lost."""
-        self.service.runs.add(self.execution)
 
     def ends(self, state: str | None, outcome: object) -> None:
         """Celery has stored how the run ended."""

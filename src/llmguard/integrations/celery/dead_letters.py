@@ -22,7 +22,7 @@ LONGEST: Final = 1024 * 1024
 
 def keep(attempt: Attempt, rule: str, reason: str) -> None:
     """Keep the message of a task that was stopped; say so where it cannot be. Eager tasks have none."""
-    request, caller = attempt.request, attempt.delivery.caller
+    request, caller = attempt.request, attempt.caller
     if request.is_eager:
         return
     try:

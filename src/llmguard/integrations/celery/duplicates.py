@@ -13,7 +13,8 @@ from celery.exceptions import Ignore
 from llmguard.core.moves import Done, Trip, Untrip
 from llmguard.core.runs import KEEP_RUNS_MS
 from llmguard.errors import StoreUnavailable
-from llmguard.integrations.celery.attempts import COPY, Attempt
+from llmguard.integrations.celery import marks
+from llmguard.integrations.celery.attempts import Attempt
 from llmguard.runtime.ids import now_ms
 from llmguard.runtime.upkeep import RUN_LEASE_MS
 
@@ -26,7 +27,7 @@ _VISIBILITY: Final = 3600.0
 
 def put_off(attempt: Attempt) -> Ignore:
     """Look at this message again later. Returns what to raise."""
-    if attempt.policy.duplicates == "defer" and (attempt.copy or _first(attempt)):
+    if attempt.policy.duplicates == "defer" and (attempt.delivery.copy or _first(attempt)):
         _publish(attempt)
     attempt.put_off()
     return Ignore(f"{attempt.execution.task_id} runs elsewhere")
@@ -34,7 +35,7 @@ def put_off(attempt: Attempt) -> Ignore:
 
 def arrived(attempt: Attempt) -> None:
     """A copy need not be put off again: the next duplicate may send one of its own."""
-    if attempt.copy:
+    if attempt.delivery.copy:
         attempt.service.tell((Untrip(_turn(attempt)),))
 
 
@@ -63,6 +64,8 @@ def _publish(attempt: Attempt) -> None:
     task, request = attempt.task, attempt.request
     options = task.app.conf.broker_transport_options or {}
     visible = float(options.get("visibility_timeout", _VISIBILITY))
-    headers: dict[str, Any] = {**(request.headers or {}), COPY: request.retries or 0}
+    headers: dict[str, Any] = dict(request.headers or {})
+    said = attempt.delivery.marks._replace(copy=request.retries or 0)
+    marks.write(headers, request.id, said, attempt.delivery.installation.signer)
     again = task.signature_from_request(request, countdown=min(LONGEST, visible / 2), headers=headers)
     again.apply_async()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -17,8 +18,9 @@ from llmguard.core.notes import ContextNote
 from llmguard.core.runaway import Execution, TaskPolicy
 from llmguard.core.signed import FORGED, Signed, Signer
 from llmguard.guard import Guard, get_guard
+from llmguard.integrations.celery.attempts import Attempt
 from llmguard.integrations.celery.decorator import written_policy
-from llmguard.integrations.celery.delivery import Delivery, enclosing, key_of, origin, put
+from llmguard.integrations.celery.delivery import Delivery, enclosing, origin, plumbing, put
 from llmguard.integrations.celery.errbacks import of_failed
 from llmguard.integrations.celery.headers import carried, read
 from llmguard.integrations.celery.policy import undecorated
@@ -65,20 +67,23 @@ class Installation:
         return Signer(self.guard.secrets().signing)
 
     def deliver(self, task: Task, request: Context) -> Delivery:
-        """Take note that a task is about to run here: for whom, under which policy, as which execution."""
+        """Take note that a task is about to run here, and under which policy."""
         self._enter_process()
-        subject = self._subject(task, request)
-        policy = self.policy(subject)
-        said = self._said(request)
-        if isinstance(said, str):
-            self._disbelieve(subject, policy, said)
-        whose, depth = (said, said.depth) if isinstance(said, Signed) else origin(enclosing(below_top=True))
-        tree_id = whose.tree_id or request.root_id or request.id
-        key = key_of(request.id, request.replaced_task_nesting)
-        execution = Execution(policy, subject.name, request.id, key, uuid7(), tree_id, depth)
-        delivery = Delivery(self, _caller(whose, policy, request.id, tree_id, depth, execution), execution)
+        subject = self._subject(task, request) if task.name in _CALLS_ANOTHER else task
+        delivery = Delivery(self, task, request, subject.name, self.policy(subject))
         put(request, delivery)
         return delivery
+
+    def attempt(self, delivery: Delivery) -> Attempt:
+        """For whom a delivered task runs, and as which execution. Changes nothing: its first asker may be several."""
+        request, policy = delivery.request, delivery.policy
+        said = self._said(request)
+        if isinstance(said, str):
+            self._disbelieve(delivery.name, policy, said)
+        whose, depth = (said, said.depth) if isinstance(said, Signed) else delivery.around
+        tree_id = whose.tree_id or request.root_id or request.id
+        execution = Execution(policy, delivery.name, request.id, delivery.key, uuid7(), tree_id, depth)
+        return Attempt(delivery, execution, _caller(whose, policy, request.id, tree_id, depth, execution))
 
     def caller_by_hand(self, task: Task) -> Caller:
         """For whom a task runs that is called like a function where no body is running: as an errback, on its own."""
@@ -91,10 +96,14 @@ class Installation:
         return _caller(whose, self.policy(task), whose.task_id, whose.tree_id, depth, samples=current().samples)
 
     def policy(self, task: Task) -> TaskPolicy:
-        """The rules of a task: those written next to it, else the application's for tasks without any."""
+        """The rules of a task: those written next to it, else the application's for tasks without any. None of them
+        holds for Celery's own tasks."""
         found = self._policies.get(task.name)
         if found is None:
-            found = self._policies[task.name] = written_policy(task) or self.default
+            found = written_policy(task) or self.default
+            if plumbing(task.name):
+                found = replace(found, mode="off")
+            self._policies[task.name] = found
         return found
 
     @cached_property
@@ -134,7 +143,7 @@ class Installation:
 
     def _subject(self, task: Task, request: Context) -> Task:
         """The task whose code runs: of `celery.map` and `celery.starmap` that which they call for each item."""
-        inner = (request.kwargs or {}).get("task") if task.name in _CALLS_ANOTHER else None
+        inner = (request.kwargs or {}).get("task")
         name = inner.get("task") if isinstance(inner, Mapping) else None
         # Not `app.tasks`, which would finalize the application.
         found: Task = self.app._tasks.get(name, task) if name else task
@@ -145,9 +154,9 @@ class Installation:
         text = carried(request)
         return None if text is None else read(text, request.id, self.signer)
 
-    def _disbelieve(self, subject: Task, policy: TaskPolicy, why: str) -> None:
+    def _disbelieve(self, name: str, policy: TaskPolicy, why: str) -> None:
         """Someone put a header on a message that was not made for it. The task runs for whom its own policy says."""
-        note = ContextNote(why, f"task {subject.name}", now_ms(), team=policy.team or UNATTRIBUTED)
+        note = ContextNote(why, f"task {name}", now_ms(), team=policy.team or UNATTRIBUTED)
         self.guard.process().notices.note(note)
         if why == FORGED and not self._strangers:
             self._strangers = True

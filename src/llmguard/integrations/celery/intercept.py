@@ -9,7 +9,6 @@ another one, and a decorator of the function sits inside Celery's own `autoretry
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from celery.app.task import Task
 
 from llmguard.integrations.celery import lifecycle
 from llmguard.integrations.celery.delivery import Delivery, on
-from llmguard.runtime.context import carrying, current
+from llmguard.runtime.context import begin_as, carrying, current
 
 if TYPE_CHECKING:
     from llmguard.integrations.celery.installation import Installation
@@ -50,7 +49,7 @@ def _guarded_call(kind: type[Task], installation: Installation) -> Callable[...,
         # Celery has prepared everything: the base class would give the body a copy of its request.
         body = partial(written, self, *args, **kwargs) if written else partial(self.run, *args, **kwargs)
         delivery = installation.deliver(self, request)
-        return lifecycle.run(self, partial(copy_context().run, _body, delivery, body))
+        return lifecycle.run(delivery, partial(begin_as, delivery.caller, partial(_body, delivery, body)))
 
     setattr(__call__, _WRITTEN, own)
     return __call__
@@ -82,14 +81,12 @@ def _guarded_retry(kind: type[Task]) -> Callable[..., Any]:
 
 
 def _body(delivery: Delivery, body: Callable[[], Any]) -> Any:
-    """Run the user's code as its caller, and say while it runs. What it leaves behind in threads works for its tree."""
+    """Run the user's code, and say while it runs."""
     delivery.running = True
     try:
-        with carrying(delivery.caller):
-            return body()
+        return body()
     finally:
-        delivery.running = False
-        delivery.execution.ended = True
+        delivery.end()
 
 
 def _called_by_hand(installation: Installation, task: Task, call: Callable[[], Any]) -> Any:

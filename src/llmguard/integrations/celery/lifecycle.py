@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final, TypeVar
 
-from billiard import current_process
 from celery.app.task import Context, Task
 from celery.exceptions import Ignore
 from celery.signals import before_task_publish, task_postrun, task_retry
 
 from llmguard.core.runs import Peek, Seen
 from llmguard.errors import RunawayTaskAborted, StoreUnavailable, TaskAborted
-from llmguard.integrations.celery import abort, delivery, duplicates
-from llmguard.integrations.celery.attempts import AFTERMATH, Attempt
-from llmguard.integrations.celery.owners import owner
-from llmguard.integrations.celery.stuck import Body, watch
+from llmguard.integrations.celery import abort, delivery, duplicates, marks
+from llmguard.integrations.celery.attempts import Attempt
+from llmguard.integrations.celery.delivery import Delivery
+from llmguard.integrations.celery.marks import Marks
 
 T = TypeVar("T")
 
@@ -30,31 +28,28 @@ def connect() -> None:
     task_retry.connect(_retried, weak=False, dispatch_uid=_UID)
 
 
-def run(task: Task, body: Callable[[], T]) -> T:
-    """Run the body of one delivered task. :func:`llmguard.integrations.celery.delivery.of` says what is known of the
-    delivery: caller, execution, guard. ``body`` runs in a context of its own, with the caller in place.
+def run(found: Delivery, body: Callable[[], T]) -> T:
+    """Run the body of one delivered task. ``body`` runs in a context of its own, with the caller in place.
 
     Raises what the body raises, and RunawayTaskAborted (or Reject) for a task that is stopped; Ignore for a message
     that has nothing to say any more.
     """
-    found = delivery.of(task)
-    if delivery.plumbing(found.execution.name) or found.execution.policy.mode == "off":
+    if not found.guarded:
         return body()
-    attempt = found.attempt = Attempt(task, found)
-    _begin(attempt)
-    watched = _watched(attempt)
+    if found.held:
+        _begin(found.attempt)
     try:
         try:
             result = body()
         finally:
-            _over(watched)
+            _over(found)
     except BaseException as error:
-        _over(watched)  # an abort from outside may have interrupted the first
-        if not abort.stopped(attempt, error):
+        _over(found)  # an abort from outside may have interrupted the first
+        if found.made is None or not abort.stopped(found.made, error):
             raise
-        raise _end(attempt, error) from error
-    if attempt.execution.aborted:
-        raise _end(attempt, None)
+        raise _end(found.made, error) from error
+    if found.made is not None and found.made.execution.aborted:
+        raise _end(found.made, None)
     return result
 
 
@@ -63,31 +58,32 @@ def retry(task: Task, original: Callable[..., Any], args: tuple[Any, ...], kwarg
 
     Raises TaskAborted where the task may not be run again.
     """
-    attempt = delivery.of(task).attempt
-    if attempt is not None:
+    found = delivery.of(task)
+    if found.guarded:
         if isinstance(kwargs.get("max_retries"), int):
-            attempt.allowed = kwargs["max_retries"]
-        attempt.may_retry()
+            found.attempt.allowed = kwargs["max_retries"]
+        found.attempt.may_retry()
     return original(*args, **kwargs)
 
 
 def _begin(attempt: Attempt) -> None:
-    """Ask whether the body may run; raise what ends the message where it may not."""
+    """Decide whether the body may run; raise what ends the message where it may not."""
+    if attempt.execution.trip is not None:
+        raise abort.end(attempt, attempt.execution.trip)
+    if attempt.delivery.asks_first:
+        _ask(attempt)
+    attempt.begin_watch()
+
+
+def _ask(attempt: Attempt) -> None:
     policy, execution = attempt.policy, attempt.execution
-    if policy.max_depth is not None and execution.depth > policy.max_depth and not attempt.aftermath:
-        what = {"limit": policy.max_depth, "seen": execution.depth, "unit": "tasks deep", "scope": "tree"}
-        if attempt.broke("max_depth", **what):
-            raise abort.end(attempt, execution.trip)
     try:
-        answer = attempt.enter()
+        entered, heard = attempt.enter()
     except StoreUnavailable as error:
         if policy.on_unavailable == "deny":
             raise duplicates.postpone(attempt) from error
         execution.entered = True  # as far as this process is concerned: the store hears of it when it is back
         return
-    if answer is None:
-        return
-    entered, heard = answer
     if entered.verdict == "running":
         raise duplicates.put_off(attempt)
     duplicates.arrived(attempt)
@@ -99,36 +95,11 @@ def _begin(attempt: Attempt) -> None:
         raise abort.end(attempt, heard.stop)
 
 
-def _watched(attempt: Attempt) -> Body:
-    policy, execution = attempt.policy, attempt.execution
-    body = Body(
-        execution,
-        owner(),
-        entered=attempt.begin_renewing,
-        overdue=partial(_overdue, attempt),
-        limit=None if policy.max_runtime is None else policy.max_runtime / 1000,
-        alone=_alone(attempt.request),
-    )
-    watch().begin(body)
-    return body
-
-
-def _over(body: Body) -> None:
+def _over(found: Delivery) -> None:
     """The body has ended, by itself or by an abort from outside. Any number of times."""
-    body.execution.ended = True
-    watch().end(body)
-    body.owner.release()
-
-
-def _overdue(attempt: Attempt) -> None:
-    """A body has run for too long: its next call hears of it, or `checkpoint()`. One that makes none costs nothing."""
-    seconds = (attempt.policy.max_runtime or 0) // 1000
-    attempt.broke("max_runtime", limit=seconds, seen=seconds, unit="seconds")
-
-
-def _alone(request: Context) -> bool:
-    """Whether this process runs this task and nothing else: a child of a prefork pool."""
-    return not request.is_eager and bool(current_process().daemon)
+    found.end()
+    if found.made is not None:
+        found.made.end_watch()
 
 
 def _end(attempt: Attempt, error: BaseException | None) -> Exception:
@@ -138,30 +109,31 @@ def _end(attempt: Attempt, error: BaseException | None) -> Exception:
 
 def _publishing(headers: dict[str, Any], **_: Any) -> None:
     around = delivery.enclosing()
-    attempt = None if around is None else around.attempt
-    if around is None or attempt is None:
+    if around is None or not around.guarded:
         return
-    key = delivery.key_of(headers.get("id", ""), headers.get("replaced_task_nesting"))
-    if around.running and key == around.execution.key:
-        attempt.publishes(headers)
-    elif not around.running and (around.execution.trip is not None or around.execution.aborted):
-        headers[AFTERMATH] = 1
+    if around.running:
+        task_id = headers.get("id", "")
+        if delivery.key_of(task_id, headers.get("replaced_task_nesting")) == around.key:
+            around.attempt.publishes(headers)
+    elif around.made is not None and around.made.stopped:
+        marks.write(headers, headers.get("id", ""), Marks(aftermath=True), around.installation.signer)
 
 
 def _ended(task: Task, state: str | None, retval: object, **_: Any) -> None:
     found = delivery.on(task.request_stack.top)
-    if found is not None and found.attempt is not None:
-        found.attempt.ends(state, retval)
+    if found is not None and found.made is not None and found.guarded:
+        found.made.ends(state, retval)
 
 
 def _retried(sender: Task, request: Context, **_: Any) -> None:
     """Celery has stored RETRY; where another run was stopped meanwhile, that is not how the task ended."""
     found = delivery.on(request)
-    if found is None or found.attempt is None or not found.execution.entered:
+    attempt = None if found is None else found.made
+    if attempt is None or not attempt.execution.entered:
         return
-    execution = found.execution
+    execution = attempt.execution
     try:
-        seen = found.attempt.service.ask(Peek((execution.key,)))
+        seen = attempt.service.ask(Peek((execution.key,)))
     except StoreUnavailable:
         return
     assert isinstance(seen, Seen)

@@ -47,7 +47,7 @@ def _claim(installation: Installation, task_id: str, headers: Mapping[str, Any])
     if own is not None:
         return own, own.depth
     given = headers.get(HEADER)
-    running_id = current().task_id if around is None else around.execution.task_id
+    running_id = current().task_id if around is None else around.request.id
     if given is not None and running_id != task_id:
         explicit = read(given, task_id, installation.signer)
         if isinstance(explicit, Signed):
@@ -62,7 +62,7 @@ def _claim(installation: Installation, task_id: str, headers: Mapping[str, Any])
 def _own(around: Delivery | None, key: str) -> Caller | None:
     """The caller of the task that is published again: by `retry`, or by a thread of its body."""
     if around is not None:
-        return around.caller if around.execution.key == key else None
+        return around.caller() if around.key == key else None
     here = current()
     return here if here.execution is not None and here.execution.key == key else None
 

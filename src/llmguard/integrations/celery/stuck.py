@@ -33,8 +33,8 @@ KILL_AFTER: Final = 20.0
 
 
 class Body:
-    """One body that runs here. ``overdue`` is called, once, when it has run for ``limit`` seconds (None: as long as it
-    likes), ``entered`` once the store knows of it. ``alone`` says that this process runs nothing else."""
+    """One body that runs here. ``overdue`` is called, once, when it still runs at ``due`` (monotonic seconds; None: as
+    long as it likes), ``entered`` once the store knows of it. ``alone`` says that this process runs nothing else."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class Body:
         *,
         entered: Callable[[], None],
         overdue: Callable[[], None],
-        limit: float | None,
+        due: float | None,
         alone: bool,
     ) -> None:
         self.execution = execution
         self.owner = owner
         self._entered: Callable[[], None] | None = entered
         self._overdue: Callable[[], None] | None = overdue
-        self._due = None if limit is None else time.monotonic() + limit
+        self._due = due
         self._alone = alone
         self._seen: float | None = None
         self._cancelled = False
@@ -103,7 +103,8 @@ class Watch:
         self._bodies.add(body)
         if self._thread is None:
             self._start()
-        self._some.set()
+        if not self._some.is_set():
+            self._some.set()
 
     def end(self, body: Body) -> None:
         """The body is over."""

@@ -42,10 +42,10 @@ def execution() -> Execution:
     return Execution(TaskPolicy(), "tasks.summarise", "t-1", "task:t-1:0", "run", "tree")
 
 
-def body(*, alone: bool = False, limit: float | None = None, **calls: Any) -> tuple[Body, Recorder]:
+def body(*, alone: bool = False, due: float | None = None, **calls: Any) -> tuple[Body, Recorder]:
     recorder: Any = Recorder()
     given = {"entered": lambda: None, "overdue": lambda: None} | calls
-    return Body(execution(), recorder, limit=limit, alone=alone, **given), recorder
+    return Body(execution(), recorder, due=due, alone=alone, **given), recorder
 
 
 def test_a_body_that_was_not_aborted_is_left_alone(killed: list[int]) -> None:
@@ -87,7 +87,7 @@ def test_a_body_that_ended_is_not_pressed(killed: list[int]) -> None:
 
 def test_the_store_is_told_of_a_run_that_it_knows_and_time_is_up_once() -> None:
     said: list[str] = []
-    looked, _ = body(limit=0.0, entered=lambda: said.append("entered"), overdue=lambda: said.append("overdue"))
+    looked, _ = body(due=0.0, entered=lambda: said.append("entered"), overdue=lambda: said.append("overdue"))
     looked.look(float("inf"))
     looked.execution.entered = True
     looked.look(float("inf"))
@@ -158,7 +158,7 @@ def test_the_tasks_of_the_bodys_own_loop_are_cancelled() -> None:
 
     def run() -> None:
         mine = ThreadOwner()
-        found = Body(execution(), mine, entered=lambda: None, overdue=lambda: None, limit=None, alone=False)
+        found = Body(execution(), mine, entered=lambda: None, overdue=lambda: None, due=None, alone=False)
         found.execution.aborted = True
         bodies.append(found)
         try:
