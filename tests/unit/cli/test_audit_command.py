@@ -9,6 +9,7 @@ import sqlite3
 
 import pytest
 
+from llmguard.ledger import Payload
 from tests.support.cli import SANDBOX, Cli
 
 
@@ -95,3 +96,58 @@ def test_a_key_is_not_made_when_that_cannot_be_recorded(cli: Cli) -> None:
     tamper("DROP TABLE llmguard_audit")
     assert "llmguard_audit" in cli.fails(1, "keys", "create", "--team", "ads")
     assert [row["team"] for row in cli.json("keys", "list")] == ["search"]
+
+
+# ---------------------------------------------------------------------- archives
+
+
+def test_an_archive_takes_the_place_of_old_records(cli: Cli) -> None:
+    for _ in range(3):
+        cli.ok("keys", "create", "--team", "search")
+    archive = cli.home / "trail.jsonl"
+    archive.write_text(cli.ok("audit", "export"))
+    assert cli.ok("audit", "prune", str(archive)) == f"2 records were taken out; keep {archive}\n"
+    assert [row["action"] for row in cli.json("audit", "tail")] == ["key.create", "audit.pruned"]
+    assert cli.json("audit", "verify")["flaws"] == []
+    assert cli.json("audit", "prune", str(archive)) == {"pruned": 1}
+
+
+def test_export_until_a_moment(cli: Cli) -> None:
+    cli.ok("keys", "create", "--team", "search")
+    assert cli.ok("audit", "export", "--until", "2020-01-01") == ""
+    assert len(cli.ok("audit", "export", "--until", "2120-01-01T12:00:00").splitlines()) == 1
+    assert "does not match the formats" in cli.fails(2, "audit", "export", "--until", "soon")
+
+
+@pytest.mark.parametrize("text", ["no json", '{"seq": 1}', "[1]"])
+def test_what_is_no_archive_prunes_nothing(cli: Cli, text: str) -> None:
+    cli.ok("keys", "create", "--team", "search")
+    archive = cli.home / "trail.jsonl"
+    archive.write_text(text)
+    assert "is not what" in cli.fails(2, "audit", "prune", str(archive))
+    assert len(cli.json("audit", "tail")) == 1
+
+
+# ---------------------------------------------------------------------- payloads
+
+CALL = "01a0c451-f2a0-7ccc-9e2f-eb89414c343c"
+
+
+def test_a_kept_payload_is_shown_and_that_is_on_record(cli: Cli) -> None:
+    cli.ledger().payloads.add(
+        Payload(CALL, 1_790_000_100_000, "default", "search", '{"q": 1}', "hello", 8, 9_000, True)
+    )
+    assert cli.ok("audit", "payload", CALL).splitlines() == [
+        f"{CALL}  2026-09-21T14:15:00Z  default/search  redacted",
+        "--- prompt, 8 bytes",
+        '{"q": 1}',
+        "--- reply, 9000 bytes",
+        "hello",
+    ]
+    assert cli.json("audit", "payload", CALL)["reply"] == "hello"
+    assert [(row["action"], row["subject"]) for row in cli.json("audit", "tail")] == [("payload.read", CALL)] * 2
+
+
+def test_a_payload_that_is_not_kept_is_said(cli: Cli) -> None:
+    assert "nothing is kept of call" in cli.fails(1, "audit", "payload", CALL)
+    assert cli.json("audit", "tail") == []
