@@ -70,7 +70,7 @@ class Caller:
 
     ``tree_id`` is the root task or request that everything below it counts for, ``depth`` how many tasks lie between.
     ``samples`` is how many answers to one prompt are meant (n-best sampling). ``execution`` is the task body that is
-    running, if any.
+    running, if any, ``left`` one that has ended and left this running: what its tree may do still holds.
     """
 
     org: str = DEFAULT_ORG
@@ -84,13 +84,14 @@ class Caller:
     depth: int = 0
     samples: int = 1
     execution: Execution | None = None
+    left: Execution | None = None
 
     def living(self) -> Caller:
         """The same caller, for its tree only where the execution that it inherited has ended (a thread that outlives
         its task). What a stopped execution has left running stays stopped."""
         if self.execution is None or not self.execution.ended or self.execution.trip is not None:
             return self
-        return replace(self, task_id=None, execution=None)
+        return replace(self, task_id=None, execution=None, left=self.execution)
 
 
 class Call(Struct, eq=False):

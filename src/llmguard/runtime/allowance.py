@@ -19,6 +19,7 @@ log = logging.getLogger("llmguard.allowance")
 
 _FOLDER = ".outage"
 _MOST = 10_000
+_NOTHING = "nothing can be spent while the quota store is away"
 
 
 class KeptAllowance(Allowance):
@@ -36,7 +37,8 @@ class KeptAllowance(Allowance):
         self._well = False
 
     def take(self, nano: int, now: int, *, background: bool) -> Why | None:
-        """As in :class:`~llmguard.core.outage.Allowance`. Without a file nothing may be spent: nobody would know."""
+        """As in :class:`~llmguard.core.outage.Allowance`. Without a file, or room for one, nothing may be spent: nobody
+        would know."""
         if os.getpid() != self._process:  # a forked child has an allowance of its own
             self.close()
             self.outage = Outage()
@@ -48,8 +50,7 @@ class KeptAllowance(Allowance):
                 log.warning("the quota store is away; this process goes on with an allowance of its own")
             self._well = False
             why = super().take(nano, now, background=background)
-            self._write()
-            return why
+            return why if self._write() else "money"
 
     def answered(self, now: int) -> None:
         """The store is there: the outage is over, also for processes that died in it."""
@@ -77,12 +78,15 @@ class KeptAllowance(Allowance):
                     return True
                 os.close(fd)
         except OSError as error:
-            log.error("nothing can be spent while the quota store is away: %s", error)
+            log.error("%s: %s", _NOTHING, error)
         return False
 
-    def _write(self) -> None:
-        if self._file is not None:
-            os.pwrite(self._file, self.outage.packed(), 0)
+    def _write(self) -> bool:
+        try:
+            return self._file is not None and os.pwrite(self._file, self.outage.packed(), 0) > 0
+        except OSError as error:
+            log.error("%s: %s", _NOTHING, error)
+            return False
 
     def _idle_files(self) -> Iterator[int]:
         """Files of processes that are gone, locked."""

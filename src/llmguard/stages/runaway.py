@@ -61,10 +61,12 @@ class Runaway:
             refusal = yield from self._within(x, caller, execution)
             if refusal is not None or x.watch is None:
                 return refusal
-        mode = self._policy.mode
+        mode, left = self._policy.mode, caller.left if caller is not None else None
+        if left is not None and left.policy.mode != "off" and x.call.op not in _FREE:
+            x.watch = _watch_left(left)
         if mode == "off" or x.call.op in _FREE:
             return None
-        if execution is None and x.who.tree_id is not None:
+        if execution is None and left is None and x.who.tree_id is not None:
             x.watch = _watch_tree(x.who.tree_id, self._policy)
         if not x.call.body:
             return None
@@ -187,6 +189,15 @@ def _watch_task(execution: Execution) -> Watch:
         paid,
         policy.on_unavailable if policy.enforced else "allow",
     )
+
+
+def _watch_left(execution: Execution) -> Watch:
+    """What is left of that for a thread that outlives its task: all that holds for the tree."""
+    whole = execution.watch or _watch_task(execution)
+    pairs = [pair for pair in zip(whole.budgets, whole.paid, strict=True) if pair[1].scope == "tree"]
+    budgets, paid = tuple(budget for budget, _ in pairs), tuple(rule for _, rule in pairs)
+    trips = execution.trip_names[1:2] if execution.policy.enforced else ()
+    return Watch(trips, whole.tallies, whole.counted, budgets, paid, whole.when_store_down)
 
 
 def _budgets_of(execution: Execution) -> tuple[tuple[str, int | None, Literal["task", "tree"]], ...]:

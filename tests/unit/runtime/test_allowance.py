@@ -56,6 +56,14 @@ def test_a_running_process_keeps_its_own_when_another_hears_from_the_store(tmp_p
     cut_off.close()
 
 
+def test_without_room_on_disk_nothing_may_be_spent(tmp_path: Path) -> None:
+    (tmp_path / ".outage").mkdir()
+    (tmp_path / ".outage" / "0").symlink_to("/dev/full")
+    allowance = KeptAllowance(tmp_path, TERMS)
+    assert take(allowance, 1) == "money"
+    allowance.close()
+
+
 def test_a_forked_child_has_its_own(tmp_path: Path) -> None:
     parent = KeptAllowance(tmp_path, TERMS)
     take(parent, 1_000)

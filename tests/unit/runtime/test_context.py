@@ -186,7 +186,7 @@ def test_an_inherited_execution_that_has_ended_counts_for_its_tree_only() -> Non
     with carrying(caller):
         assert current() is caller
         execution.ended = True
-        assert current() == Caller(team="growth", tree_id="r")
+        assert current() == Caller(team="growth", tree_id="r", left=execution)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_ends_a_stopped_task_and_nothing_else() -> None:

@@ -140,6 +140,16 @@ def test_calls_are_counted_over_all_tasks_of_a_tree(calls: Calls) -> None:
     assert calls.call(caller(execution(policy, tree_id="other"))) == "ok"
 
 
+@pytest.mark.parametrize("policy", [TaskPolicy(max_tree_calls=3), TaskPolicy(tree_budget=10_000 * MICRO)])
+def test_what_a_task_has_left_running_stays_within_what_its_tree_may_do(calls: Calls, policy: TaskPolicy) -> None:
+    work = execution(policy, ended=True)
+    who = caller(work).living()
+    assert (who.execution, who.task_id) == (None, None)
+    assert [calls.call(who, tokens=4_000) for _ in range(5)] == ["ok"] * 3 + ["runaway_tripped"] * 2
+    assert calls.standing("tree:root").until is not None
+    assert [kind for kind, *_ in calls.told()].count("tripped") == 1
+
+
 def test_a_tree_without_tasks_is_warned_about_once_and_stopped_where_it_is_enforced() -> None:
     for mode, last in (("warn", "ok"), ("enforce", "runaway_tripped")):
         calls = Calls(runaway=RunawayPolicy(mode=mode, tree_calls=2))  # type: ignore[arg-type]

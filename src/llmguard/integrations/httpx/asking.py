@@ -15,6 +15,7 @@ from llmguard.providers.routes import Op, Route, RouteTable, spoken_family
 
 _OWN = "x-llmguard-"
 _SIGNED = "aws4-"
+_KEYS = ("x-api-key", "api-key", "x-goog-api-key")
 MARK = "llmguard"
 """The extension of a request that is on its way through a door already."""
 
@@ -35,8 +36,10 @@ def on_its_way(request: Any) -> bool:
 
 
 def is_signed(request: Any) -> bool:
-    """Whether the request carries a signature of its headers and body (AWS SigV4), which any edit would break."""
-    return bool(request.headers.get("authorization", "").lower().startswith(_SIGNED))
+    """Whether the request carries a signature of its headers and body (AWS SigV4), which any edit would break, and no
+    key beside it that a provider would take instead."""
+    signed = request.headers.get("authorization", "").lower().startswith(_SIGNED)
+    return signed and not any(name in request.headers for name in _KEYS)
 
 
 def find_route(routes: RouteTable, places: Sequence[Place], request: Any, headers: Mapping[str, str]) -> Route | None:

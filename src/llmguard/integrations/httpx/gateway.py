@@ -59,7 +59,7 @@ class Hop:
             yield from hear(self._caller, f"the gateway answered {response.status_code}")
         elif response.status_code < 300:
             self._backoff.went(self._kind)
-            if response.headers.get("x-llmguard-cost-usd") != "0":
+            if not _was_free(response.headers):
                 self._paid()
 
     def _pause(self, headers: Mapping[str, str], waited: float) -> float | None:
@@ -68,6 +68,11 @@ class Hop:
             return None
         refuse = Refuse("rate_limited", 429, "", retry_after=int(seconds))
         return self._backoff.refused(self._kind, refuse, waited)
+
+
+def _was_free(headers: Mapping[str, str]) -> bool:
+    """Whether the gateway says that the call cost nothing; of a stream it says only that it was kept."""
+    return headers.get("x-llmguard-cost-usd") == "0" or headers.get("x-llmguard-cache", "").startswith("hit")
 
 
 def _is_refusal(headers: Mapping[str, str]) -> bool:

@@ -117,3 +117,10 @@ def test_a_request_is_on_its_way_until_its_reply_is_there() -> None:
     assert on_its_way(sent)
     passage.open = False
     assert not on_its_way(sent)
+
+
+def test_a_signature_beside_a_key_that_counts_is_none() -> None:
+    signed = {"authorization": "AWS4-HMAC-SHA256 Credential=x, SignedHeaders=host, Signature=y"}
+    assert asking.is_signed(httpx2.Request("POST", AZURE, headers=signed))
+    for name in ("x-api-key", "api-key", "x-goog-api-key"):
+        assert not asking.is_signed(httpx2.Request("POST", AZURE, headers=signed | {name: "k"}))

@@ -31,6 +31,7 @@ def places() -> Places:
         ("https://127.0.0.1:9000/v1/chat/completions", []),
         ("https://api.deepseek.com/chat/completions", ["deepseek"]),
         ("https://api.deepseek.com:443/chat/completions", ["deepseek"]),
+        ("https://api.deepseek.com./chat/completions", ["deepseek"]),
         ("https://api.deepseek.com/anthropic/v1/messages", ["deepseek-messages", "deepseek"]),
         ("https://api.deepseek.com/anthropics", ["deepseek"]),
         ("https://eu.api.openai.com/v1/responses", ["openai"]),
