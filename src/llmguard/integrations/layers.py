@@ -134,7 +134,7 @@ class Chain:
         self.guard = guard
         inside = list(_walk(outermost))
         self.layers = [at for at in inside if isinstance(at, Layer) and at.guard is guard]
-        self._gateways = tuple(_gateways(inside[-1], guard, ""))
+        self._gateways = tuple(_gateways(inside, guard, ""))
 
     def chosen(self, path: str) -> tuple[Layer, ...]:
         """The layers that a request is for, outermost first; none where a gateway of this guard does everything itself.
@@ -245,11 +245,12 @@ def _walk(app: Any) -> Iterator[Any]:
             return
 
 
-def _gateways(app: Any, guard: Guard, path: str) -> Iterator[str]:
-    """Below which paths ``app`` serves the gateway of this guard: itself, or mounted in it."""
-    if getattr(app, "gateway_of", None) is guard:
-        yield path + "/"
-    for mount in getattr(app, "routes", ()):
-        if hasattr(mount, "app") and isinstance(getattr(mount, "path", None), str):
-            *_, innermost = _walk(mount.app)
-            yield from _gateways(innermost, guard, path + mount.path)
+def _gateways(apps: Iterable[Any], guard: Guard, path: str) -> Iterator[str]:
+    """Below which paths ``apps``, of which each wraps the next, serve the gateway of this guard: itself, or mounted."""
+    for app in apps:
+        if getattr(app, "gateway_of", None) is guard:
+            yield path + "/"
+        routes = getattr(app, "routes", None)
+        for mount in routes if isinstance(routes, list) else ():
+            if hasattr(mount, "app") and isinstance(getattr(mount, "path", None), str):
+                yield from _gateways(_walk(mount.app), guard, path + mount.path)
