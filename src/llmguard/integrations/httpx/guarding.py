@@ -176,7 +176,7 @@ class Guarded:
 def told(library: Library, request: Any, dialect: Dialect, refuse: Refuse, event_id: str) -> Any:
     """A refusal as the response that an SDK understands, in its dialect's own shape."""
     reply = refused(dialect, refuse, event_id)
-    return _made(library, request, reply.status, reply.headers, reply.body)
+    return _made(library, request, reply.status, reply.headers, reply.body or b"")
 
 
 def _replayed(library: Library, request: Any, replay: Replay) -> Any:
