@@ -43,7 +43,7 @@ def command(kind: str, application: str, port: int) -> list[str]:
     match kind.partition("-"):
         case ("gunicorn", _, worker):
             threads = ["--threads", "8"] if worker == "gthread" else []
-            shape = ["-k", worker, "-w", "2", *threads]
+            shape = ["-k", worker, "-w", "1", *threads]
             return [*python, "gunicorn", *shape, "-b", address, "--no-control-socket", application]
         case ("waitress", _, _):
             watching = "--channel-request-lookahead=1"
