@@ -77,7 +77,8 @@ class Runs:
         return changed
 
     def leave(self, run_id: str, *, succeeded: bool, paid: bool, done: bool) -> bool:
-        """The run has ended. Returns whether it cost money."""
+        """The run has ended. Returns whether it cost money. A success clears what went before it: an id that its caller
+        uses again begins anew, while one that fails each time does not."""
         run = self.runs.pop(run_id, None)
         self.started += run is None
         cost = paid or (run is not None and run.paid)
@@ -86,4 +87,6 @@ class Runs:
         if done:
             self.done = True
             self.left, self.runs = [], {}
+            if succeeded:
+                self.vain = self.forgotten = 0
         return cost

@@ -67,6 +67,16 @@ def test_success_and_what_cost_nothing_are_no_paid_attempts(store: Store, ok: bo
     assert standing(store).paid == 0
 
 
+@pytest.mark.parametrize(("ok", "paid"), [(True, 0), (False, 3)])
+def test_an_id_that_is_used_again_begins_anew_only_after_a_success(store: Store, ok: bool, paid: int) -> None:
+    for run in ("r1", "r2"):
+        enter(store, run)
+        leave(store, run)
+    enter(store, "r3")
+    leave(store, "r3", ok=ok, done=True)
+    assert enter(store, "r4", warn_only=("done",)).paid == paid
+
+
 def test_leaving_twice_counts_once(store: Store) -> None:
     enter(store, "r1")
     assert [leave(store, "r1"), leave(store, "r1")] == [True, False]

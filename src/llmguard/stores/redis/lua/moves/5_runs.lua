@@ -266,6 +266,7 @@ local function leave(a)
   if IN[a + 5] == 1 then
     known.done, known.left = true, {}
     for i = #known, 1, -1 do known[i] = nil end
+    if succeeded then known.vain, known.forgotten = 0, 0 end
   end
   known.changed = true
   leave_breaker(breaker_of(IN[a + 2]), id, succeeded, cost)
