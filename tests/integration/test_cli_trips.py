@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmguard.core.moves import Admitted, Answer, Denied, Hold, Move, Reserve, Trip, Truth
+from llmguard.core.moves import Admitted, Answer, Denied, Done, Hold, Move, Reserve, Trip, Truth
 from llmguard.core.runs import Tally
 from llmguard.errors import LedgerUnavailable
 from llmguard.ledger.audit import Trail
@@ -65,6 +65,14 @@ def test_a_reset_lets_a_task_run_again_and_forgets_its_counts(cli: Cli, store: R
     (shown,) = cli.json("trips", "show", "task:t1")
     assert (shown["store"]["tripped"], shown["reset_at"] is None) == (False, False)
     assert [row["action"] for row in cli.json("audit", "tail")] == ["trip", "trip.reset"]
+
+
+def test_a_reset_forgets_what_is_held_beside_the_trip(cli: Cli, store: RedisStore) -> None:
+    beside = [Trip("copy:task:t1"), Trip("retries:task:t1")]
+    store.apply([Trip("task:t1"), *beside])
+    cli.ok("trips", "reset", "task:t1")
+    answers = store.apply(beside)
+    assert [isinstance(answer, Done) and answer.changed for answer in answers] == [True, True]
 
 
 def test_a_trip_whose_row_is_not_there_can_be_reset_by_its_name(cli: Cli, store: RedisStore) -> None:

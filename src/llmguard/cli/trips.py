@@ -91,9 +91,10 @@ def reset(which: _Which, config: ConfigOption = None, as_json: JsonOption = Fals
         if not found and not (_standing(guard, name) or {}).get("tripped"):
             _unknown(which)
         from llmguard.core.moves import Untrip
+        from llmguard.core.runaway import names_of
 
         ended = ledger.trips.reset(name, actor())
-        _apply(guard, [Untrip(name)])
+        _apply(guard, [Untrip(each) for each in names_of(name)])
     if as_json:
         print_json({"name": name, "trips": ended})
     else:

@@ -25,6 +25,18 @@ FEWEST_ATTEMPTS: Final = 4
 KEEP_TRIPS_MS: Final = 2 * 86_400_000
 """How long the trip of a task or a tree stays: longer than any broker keeps a message in delivery."""
 
+COPY: Final = "copy:{}"
+"""What is held in the quota store, like a trip, while a copy of a task's message that was put off is on its way."""
+
+RETRIES: Final = "retries:{}"
+"""The same for a minute, once somebody was told that a task name's retry budget is spent."""
+
+
+def names_of(trip: str) -> tuple[str, ...]:
+    """A trip's own name and all that is held beside it: what a fresh start lifts."""
+    return (trip, COPY.format(trip), RETRIES.format(trip))
+
+
 RULES: Final = frozenset(
     {
         "max_paid_attempts",

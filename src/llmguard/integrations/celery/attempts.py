@@ -12,7 +12,7 @@ from llmguard.core.call import Caller
 from llmguard.core.entries import Heard, entry, hear, trip_until, tripped
 from llmguard.core.moves import Done, Move, Trip
 from llmguard.core.notes import TripNote
-from llmguard.core.runaway import Execution
+from llmguard.core.runaway import RETRIES, Execution
 from llmguard.core.runs import Enter, Entered, Leave, Verdict
 from llmguard.errors import StoreUnavailable, TaskAborted
 from llmguard.integrations.celery import marks
@@ -147,7 +147,7 @@ class Attempt:
         if until is not None:
             first = self._changed(Trip(note.name, until))
         elif note.rule == "retry_budget":
-            first = self._changed(Trip(f"retries:{note.name}", note.at + _MINUTE_MS))
+            first = self._changed(Trip(RETRIES.format(note.name), note.at + _MINUTE_MS))
         if first:
             self.service.notices.note(note)
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from celery.exceptions import Ignore
 
 from llmguard.core.moves import Done, Trip, Untrip
+from llmguard.core.runaway import COPY
 from llmguard.core.runs import KEEP_RUNS_MS
 from llmguard.errors import StoreUnavailable
 from llmguard.integrations.celery import marks
@@ -56,7 +57,7 @@ def _first(attempt: Attempt) -> bool:
 
 
 def _turn(attempt: Attempt) -> str:
-    return f"copy:{attempt.execution.key}"
+    return COPY.format(attempt.execution.key)
 
 
 def _publish(attempt: Attempt) -> None:
