@@ -6,7 +6,7 @@ buckets once (:attr:`~llmguard.core.buckets.Plan.kept`) needs nothing but the am
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar, overload
 
 from llmguard.core.buckets import Bucket, Plan
@@ -41,6 +41,9 @@ class _OfPlan(Sequence[T]):
     def __getitem__(self, index: slice) -> Sequence[T]: ...
     def __getitem__(self, index: int | slice) -> T | Sequence[T]:
         return self._all()[index]
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._all())
 
 
 class Holds(_OfPlan[Hold]):
