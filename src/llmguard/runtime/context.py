@@ -6,7 +6,7 @@ it into plain threads and thread pools.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -106,9 +106,9 @@ def context(
     meant. Raises ValueError for a name that is empty, longer than 128 characters or not printable.
     """
     changes: dict[str, Any] = {"team": team, "env": env, "feature": feature, "end_user": end_user}
-    changes = {name: _checked(name, value) for name, value in changes.items() if value is not None}
+    changes = checked(changes)
     if samples is not None:
-        if samples < 1:
+        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
             raise ValueError(f"samples={samples}: say how many answers to one prompt are meant, 1 or more")
         changes["samples"] = samples
     return Scope(lambda outer: replace(outer, **changes))
@@ -172,10 +172,13 @@ def checkpoint() -> None:
         raise TaskAborted(f"{execution.name}[{execution.task_id}] was stopped by the runaway guard")
 
 
-def _checked(name: str, value: str) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or not value.isprintable():
-        raise ValueError(f"{name}={value!r}: write 1 to {_LONGEST} printable characters")
-    return value
+def checked(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a caller's ``words`` that say something. Raises ValueError for one that is no name."""
+    said = {name: word for name, word in words.items() if word is not None}
+    for name, word in said.items():
+        if not isinstance(word, str) or not 0 < len(word) <= _LONGEST or not word.isprintable():
+            raise ValueError(f"{name}={word!r}: write 1 to {_LONGEST} printable characters")
+    return said
 
 
 def _wrapped(scope: Scope, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from llmguard.core.buckets import Bucket, budget_bucket
 from llmguard.core.moves import Level
-from llmguard.core.rules import ANY, BudgetRule
+from llmguard.core.rules import ANY, DIMENSIONS, BudgetRule
 from llmguard.errors import StoreUnavailable
 from llmguard.runtime.process import ProcessService
 
@@ -36,8 +36,12 @@ def remaining(
 ) -> list[Remaining]:
     """The budgets that count for callers of ``scope``, as the store has them, or while it is away the ledger.
 
-    A budget whose scope names a dimension that ``scope`` does not is left out. Raises LedgerUnavailable.
+    A budget whose scope names a dimension that ``scope`` does not is left out. Raises LedgerUnavailable, and ValueError
+    for a ``scope`` that nobody can have.
     """
+    for name, value in scope.items():
+        if name not in DIMENSIONS or not isinstance(value, str):
+            raise ValueError(f"{name}={value!r}: write text for one or more of {', '.join(DIMENSIONS)}")
     buckets = list(_buckets(rules, scope, now))
     levels = _levels(service, [bucket.name for bucket in buckets])
     return [_standing(bucket, levels.get(bucket.name, _NOTHING)) for bucket in buckets]

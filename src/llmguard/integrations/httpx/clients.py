@@ -9,8 +9,9 @@ from typing import Any
 from urllib.request import getproxies
 
 from llmguard.guard import Guard, get_guard
-from llmguard.integrations.httpx.door import Door, Words, door_of
+from llmguard.integrations.httpx.door import Door, Words, check_guard, door_of
 from llmguard.integrations.httpx.libraries import Library, Name, library
+from llmguard.runtime.context import checked
 
 
 class _Client:
@@ -102,7 +103,8 @@ def http_client(
     The names are charged where the calling context (:func:`llmguard.context`) does not say otherwise. ``guard`` is the
     default one unless given. ``wrap`` is a transport to send with; without it the client makes one that is set up as
     the SDKs set up theirs. ``options`` are the client's own; leave ``timeout`` out, and the SDK keeps its own.
-    Raises ModuleNotFoundError where the library is not installed.
+    Raises ModuleNotFoundError where the library is not installed, ValueError for what is no name or library, and
+    :class:`llmguard.errors.ConfigError` for what is no guard.
     """
     words = {"team": team, "env": env, "feature": feature, "end_user": end_user}
     return _made(library(module), words, guard, wrap, options, awaited=False)
@@ -133,9 +135,11 @@ def _made(
     *,
     awaited: bool,
 ) -> Any:
+    said = checked(words)
+    check_guard(guard)
     client = _kinds(library)[awaited](**_defaults(library, wrap, options, awaited=awaited))
     client.guard = guard
-    client.words = {name: word for name, word in words.items() if word is not None}
+    client.words = said
     return client
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from llmguard.core.call import Caller
 from llmguard.core.decision import Refuse
 from llmguard.core.signed import Signer
-from llmguard.errors import BadCall
+from llmguard.errors import BadCall, ConfigError, Problem
 from llmguard.guard import Guard
 from llmguard.integrations.httpx import asking
 from llmguard.integrations.httpx.backoff import Backoff
@@ -151,6 +151,13 @@ class Door:
         if self._signer is None:
             self._signer = self._guard.signer()
         return self._signer
+
+
+def check_guard(guard: object) -> None:
+    """Raises ConfigError for what is neither a guard nor None, the default one."""
+    if guard is not None and not isinstance(guard, Guard):
+        fix = f"write guard=llmguard.Guard({guard!r})" if isinstance(guard, str) else "write guard=llmguard.Guard(…)"
+        raise ConfigError([Problem("guard", f"{type(guard).__name__} is no guard", fix)])
 
 
 def door_of(guard: Guard) -> Door:

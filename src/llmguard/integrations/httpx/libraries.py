@@ -26,7 +26,9 @@ class Library:
 
 @cache
 def library(name: Name) -> Library:
-    """The library of this name. Raises ModuleNotFoundError where it is not installed."""
+    """The library of this name. Raises ModuleNotFoundError where it is not installed, ValueError for another name."""
+    if name not in NAMES:
+        raise ValueError(f"module={name!r}: write one of {', '.join(NAMES)}")
     module = importlib.import_module(name)
     return Library(name, module, tuple(getattr(module, error) for error in _UNSENT))
 

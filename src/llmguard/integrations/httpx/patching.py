@@ -15,7 +15,7 @@ from typing import Any, Final
 from llmguard.guard import Guard, get_guard
 from llmguard.integrations.httpx import genai
 from llmguard.integrations.httpx.clients import asend, send
-from llmguard.integrations.httpx.door import Door, Words, door_of
+from llmguard.integrations.httpx.door import Door, Words, check_guard, door_of
 from llmguard.integrations.httpx.libraries import Library, installed
 from llmguard.runtime import threads
 
@@ -63,6 +63,7 @@ def instrument(guard: Guard | None = None) -> Report:
     :func:`llmguard.context` says, also in threads that are started within it.
     Raises :class:`llmguard.errors.ConfigError`.
     """
+    check_guard(guard)
     door = door_of(guard or get_guard())
     guard_clients(guard)
     clients = [f"{library.name}: Client and AsyncClient" for library in installed()]

@@ -9,8 +9,9 @@ from functools import cache
 from typing import Any
 
 from llmguard.guard import Guard, get_guard
-from llmguard.integrations.httpx.door import Words, door_of
+from llmguard.integrations.httpx.door import Words, check_guard, door_of
 from llmguard.integrations.httpx.libraries import NAMES, Library, library
+from llmguard.runtime.context import checked
 
 
 class _Transport:
@@ -57,12 +58,14 @@ def transport(inner: Any, *, guard: Guard | None = None, **words: str) -> Any:
 
     ``words`` are `team`, `env`, `feature` and `end_user`, as in :func:`llmguard.http_client`.
     """
-    return _kinds(_library_of(inner))[0](inner, guard, words)
+    check_guard(guard)
+    return _kinds(_library_of(inner))[0](inner, guard, checked(words))
 
 
 def async_transport(inner: Any, *, guard: Guard | None = None, **words: str) -> Any:
     """The asynchronous twin of :func:`transport`."""
-    return _kinds(_library_of(inner))[1](inner, guard, words)
+    check_guard(guard)
+    return _kinds(_library_of(inner))[1](inner, guard, checked(words))
 
 
 @cache
