@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Final, Literal
 from llmguard.core.edge import credential
 from llmguard.core.exchange import Exchange, Pipeline, Stage
 from llmguard.errors import ConfigError, Problem
-from llmguard.forward.relay import Reply
+from llmguard.forward.engine import Headers
+from llmguard.forward.relay import Reply, comes_whole, content_type
 from llmguard.guard import Guard, get_guard
 from llmguard.providers.routes import Op
 from llmguard.proxy.front import Front, Opened, Pairs
@@ -127,6 +128,15 @@ class Layer:
         return found
 
 
+class Left:
+    """Noted in the place of a request that its layers leave to a gateway further inside."""
+
+    followed = False
+
+
+LEFT: Final = Left()
+
+
 class Chain:
     """The layers of a guard from one of them inward, found by walking ``.app``."""
 
@@ -136,13 +146,12 @@ class Chain:
         self.layers = [at for at in inside if isinstance(at, Layer) and at.guard is guard]
         self._gateways = tuple(_gateways(inside, guard, ""))
 
-    def chosen(self, path: str) -> tuple[Layer, ...]:
-        """The layers that a request is for, outermost first; none where a gateway of this guard does everything itself.
+    def leaves(self, path: str) -> bool:
+        """Whether a gateway of this guard further inside does everything itself; ``path`` as in :meth:`chosen`."""
+        return bool(self._gateways) and path.startswith(self._gateways)
 
-        ``path`` is the decoded one below the mount point.
-        """
-        if self._gateways and path.startswith(self._gateways):
-            return ()
+    def chosen(self, path: str) -> tuple[Layer, ...]:
+        """The layers that a request is for, outermost first; ``path`` is the decoded one below the mount point."""
         return tuple([layer for layer in self.layers if layer.routes.cover(path)])
 
 
@@ -206,6 +215,21 @@ class Desk:
 def records(x: Exchange) -> bool:
     """Whether an exchange is followed to its end, and not only let in."""
     return bool(x.stages.closing)
+
+
+def own_headers(x: Exchange) -> Headers:
+    """What the guard adds to the head of an application's reply."""
+    headers: Headers = [(b"x-llmguard-request-id", x.event_id.encode())]
+    if x.target.provider:
+        headers.append((b"x-llmguard-target", f"{x.target.provider}/{x.target.model}".encode("latin-1", "replace")))
+    return [*headers, *x.headers]
+
+
+def streams(x: Exchange, status: int, headers: Headers) -> bool:
+    """Whether an application's reply is read event by event."""
+    if comes_whole(x.call, status, headers):
+        return False
+    return x.call.stream or content_type(headers).startswith("text/event-stream")
 
 
 def misplaced(layer: Layer) -> ConfigError:

@@ -9,8 +9,9 @@ from llmguard.core.exchange import Ending, Exchange
 from llmguard.core.money import usd_string
 from llmguard.forward.engine import Headers
 from llmguard.forward.large import LargeReply
-from llmguard.forward.relay import comes_whole, content_type, kept_type
+from llmguard.forward.relay import content_type, kept_type
 from llmguard.forward.upstreams import HOLD_UP_TO
+from llmguard.integrations.layers import own_headers, streams
 from llmguard.runtime.aio import AsyncRuntime
 from llmguard.runtime.lifespan import Message, Send
 
@@ -60,11 +61,7 @@ class Tap:
         x.answer(status, self._runtime.now())
         if x.tape is not None:
             x.tape.content_type = kept_type(headers)
-        headers.append((b"x-llmguard-request-id", x.event_id.encode()))
-        if x.target.provider:
-            target = f"{x.target.provider}/{x.target.model}".encode("latin-1", "replace")
-            headers.append((b"x-llmguard-target", target))
-        headers.extend(x.headers)
+        headers.extend(own_headers(x))
         self._start = {**start, "headers": headers}
         if streams(x, status, headers):
             self._way = Way.STREAM
@@ -133,10 +130,3 @@ class Tap:
 
     def _close(self, ending: Ending) -> None:
         self._runtime.close(self._x, ending)
-
-
-def streams(x: Exchange, status: int, headers: Headers) -> bool:
-    """Whether a reply is read event by event."""
-    if comes_whole(x.call, status, headers):
-        return False
-    return x.call.stream or content_type(headers).startswith("text/event-stream")
