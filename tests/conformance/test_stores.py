@@ -6,7 +6,6 @@ import asyncio
 import re
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Queue, get_context
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -17,15 +16,17 @@ from redis import Redis
 
 from llmguard.core.balances import KEEP_MS
 from llmguard.core.breakers import Breaker
-from llmguard.core.executions import REMEMBERED, Runs
-from llmguard.core.leases import Lease, Status
+from llmguard.core.executions import Runs
+from llmguard.core.leases import Lease
 from llmguard.core.limits import Book
-from llmguard.core.moves import ROLLING_PARTS, Admitted, Again, Charge, Hold, Level, Release, Reserve, Settle, Truth
-from llmguard.core.runs import BreakerTerms, Enter, Leave, Paid, Peek
+from llmguard.core.moves import ROLLING_PARTS, Admitted, Level, Release, Reserve
 from llmguard.stores.memory import MemoryStore
 from llmguard.stores.redis import AsyncRedisStore, RedisStore
-from tests.support.traffic import YEAR_2100, Traffic
+from llmguard.testing.stores import EMPTY, Pair, StoreClock, StoreSuite, settled, thousand
 from tests.support.valkey import ValkeyServer
+
+NAMESPACE = "conformance"
+PREFIX = f"llmguard-test:1:{{{NAMESPACE}}}:"
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,6 @@ def redis_server() -> Iterator[ValkeyServer]:
     with ValkeyServer(binary) as server:
         yield server
 
-
-EMPTY = Truth((), ())
 
 _RECORD = """
 local record, flat = cmsgpack.unpack(redis.call('GET', KEYS[1])), {}
@@ -62,35 +61,6 @@ while t <= #record do
 end
 return cmsgpack.pack(flat)
 """
-
-
-class Pair:
-    """The reference and a server's store under one clock. Their answers must be equal."""
-
-    def __init__(self, server: ValkeyServer, namespace: str, start: int) -> None:
-        self.now = start
-        self.memory = MemoryStore(lambda: self.now)
-        self.redis = RedisStore(server.url, namespace, grace_ms=0, clock=lambda: self.now)
-        self.raw = server.client()
-        self.prefix = f"llmguard-test:1:{{{namespace}}}:"
-
-    def load(self, truth: Truth = EMPTY, rebuild: bool = False) -> None:
-        assert self.memory.load(lambda: truth, rebuild=rebuild) is True
-        assert self.redis.load(lambda: truth, rebuild=rebuild) is True
-
-    def apply(self, moves: list[Any]) -> list[Any]:
-        expected = self.memory.apply(moves)
-        got = self.redis.apply(moves)
-        for move, mine, theirs in zip(moves, expected, got, strict=True):
-            assert repr(theirs) == repr(mine), move
-        return expected
-
-    def compare(self) -> None:
-        assert _from_server(self.raw, self.prefix, self.now) == _from_book(self.memory.book, self.now)
-
-    def close(self) -> None:
-        self.redis.close()
-        self.raw.close()
 
 
 def _alive(client: Redis, key: bytes, now: int) -> bool:
@@ -191,143 +161,69 @@ def _kept(record: Any, now: int) -> bool:
     return not record.until or now < record.until
 
 
-def _invariants(book: Book) -> None:
-    """Held is exactly what live leases hold, and no amount is negative."""
-    held: dict[str, int] = {}
-    for lease in book.records.values():
-        if isinstance(lease, Lease) and lease.status is Status.HELD:
-            for taken in lease.taken:
-                balance = book.balances.get(taken.name)
-                if taken.concurrency or (balance and balance.since <= lease.seq):  # else its bucket has expired
-                    held[taken.name] = held.get(taken.name, 0) + taken.estimate
-    for name, balance in book.balances.items():
-        assert balance.held == held.get(name, 0), name
-        assert balance.held >= 0, name
-        assert balance.orphan >= 0, name
-        assert balance.exposure >= 0, name
+class TestMemory(StoreSuite):
+    """The reference keeps its own rules."""
+
+    seeds = range(1)
+
+    @pytest.fixture
+    def store(self, clock: StoreClock) -> MemoryStore:
+        return MemoryStore(clock)
 
 
-def _compare(server: ValkeyServer, seed: int, batches: int) -> None:
-    traffic = Traffic(seed)
-    pair = Pair(server, f"seed-{seed}", traffic.now)
-    try:
-        assert isinstance(pair.apply(traffic.batch())[0], Again)
-        pair.load()
-        for step in range(1, batches + 1):
-            pair.now = traffic.advance()
-            moves = traffic.batch()
-            traffic.learn(moves, pair.apply(moves))
-            _invariants(pair.memory.book)
-            if step % 25 == 0:
-                pair.compare()
-            if step % 150 == 0:
-                pair.load(traffic.truth(), rebuild=True)
-                pair.compare()
-    finally:
-        pair.close()
+class TestValkey(StoreSuite):
+    """Not the answers alone: the server has in its keys what the reference has in memory."""
 
+    seeds = range(6)
+    batches = 500
 
-@pytest.mark.parametrize("seed", range(6))
-def test_random_moves_get_the_same_answers_and_leave_the_same_state(server: ValkeyServer, seed: int) -> None:
-    _compare(server, seed, 500)
+    @pytest.fixture
+    def server(self, server: ValkeyServer) -> ValkeyServer:
+        return server
 
+    @pytest.fixture
+    def store(self, server: ValkeyServer, clock: StoreClock) -> Iterator[RedisStore]:
+        with server.client() as raw:
+            raw.flushall()
+        store = RedisStore(server.url, NAMESPACE, grace_ms=0, clock=clock)
+        yield store
+        store.close()
 
-def test_the_oldest_supported_redis_does_the_same(redis_server: ValkeyServer) -> None:
-    _compare(redis_server, 100, 300)
+    @pytest.fixture(autouse=True)
+    def raw(self, server: ValkeyServer) -> Iterator[Redis]:
+        with server.client() as client:
+            self.client = client
+            yield client
 
+    def compare(self, pair: Pair) -> None:
+        now = pair.clock.now
+        assert _from_server(self.client, PREFIX, now) == _from_book(pair.reference.book, now)
 
-def test_more_lost_runs_than_are_kept_one_by_one_are_counted_alike(server: ValkeyServer) -> None:
-    pair = Pair(server, "lost", YEAR_2100)
-    try:
-        pair.load()
-        for number in range(REMEMBERED + 4):
-            pair.apply([Enter("task:a", f"r{number}", "name:x", 1_000), Paid("task:a", f"r{number}")])
-            pair.now += 1_000
-        pair.compare()
-        (seen,) = pair.apply([Peek(("task:a", "name:x"))])
-        assert (seen.standings[0].lost, seen.standings[0].paid) == (REMEMBERED + 4, REMEMBERED + 4)
-        pair.apply(
-            [Leave("task:a", "r0", "name:x", False, True, False), Leave("task:a", "r9", "name:x", True, True, True)]
-        )
-        pair.compare()
-    finally:
-        pair.close()
-
-
-def test_a_breaker_opens_and_its_canaries_decide_alike(server: ValkeyServer) -> None:
-    pair = Pair(server, "breaker", YEAR_2100)
-    verdicts = []
-    try:
-        pair.load()
-        for step, succeeded in enumerate((False, False, False, False, False, False, True, True)):
-            enter = Enter(f"task:{step}", "r", "name:x", 60_000, breaker=BreakerTerms(3, 500_000, 90_000))
-            (entered,) = pair.apply([enter])
-            verdicts.append((entered.verdict, entered.opened))
-            if entered.verdict == "go":
-                pair.apply([Leave(f"task:{step}", "r", "name:x", succeeded, True, succeeded)])
-            pair.compare()
-            pair.now += 90_000 if entered.opened or step == 4 else 5_000
-        opened = [("go", False)] * 3 + [("breaker", True), ("go", False), ("go", False)]
-        assert verdicts == [*opened, ("breaker", False), ("breaker", False)]
-        pair.now += 90_000
-        last = Enter("task:9", "r", "name:x", 60_000, breaker=BreakerTerms(3, 500_000, 90_000))
-        assert pair.apply([last, Leave("task:9", "r", "name:x", True, True, True)])[0].verdict == "go"
-        assert pair.apply([Peek(("name:x",))])[0].standings[0].open_until is None
-        pair.compare()
-    finally:
-        pair.close()
-
-
-def test_amounts_beyond_nine_million_dollars_are_exact(server: ValkeyServer) -> None:
-    pair = Pair(server, "large", YEAR_2100)
-    huge = 3 * 2**53 + 1
-    try:
-        pair.load(Truth((Charge("usd|total", huge), Charge("usd|other", 2**52 - 1)), ()))
-        pair.apply([Settle("a", 3, pair.now, (Charge("usd|total", 3), Charge("usd|other", 2**20 + 1)))])
-        pair.apply([Settle("b", 3, pair.now, (Charge("usd|total", 1), Charge("usd|other", 1)))])
-        pair.compare()
-        assert pair.memory.book.balances["usd|total"].settled == huge + 4
-    finally:
-        pair.close()
-
-
-def test_a_store_that_forgot_writes_goes_cold_and_is_loaded_again(server: ValkeyServer) -> None:
-    pair = Pair(server, "failover", YEAR_2100)
-    try:
+    def test_a_store_that_forgot_writes_goes_cold_and_is_loaded_again(self, pair: Pair, raw: Redis) -> None:
         pair.load()
         (first,) = pair.apply([Reserve("a", "p1", 60_000, ())])
-        pair.raw.decr(pair.prefix + "seq")
-        pair.memory.book.seq -= 1
+        raw.decr(PREFIX + "seq")
+        pair.reference.book.seq -= 1
         answers = pair.apply([Reserve("b", "p1", 60_000, (), seq=first.seq), Release("a")])
         assert [answer.why for answer in answers] == ["cold", "cold"]
-        assert pair.redis.needs_load() is pair.memory.needs_load() is True
+        assert pair.store.needs_load() is pair.reference.needs_load() is True
         pair.load()
         (again,) = pair.apply([Reserve("b", "p1", 60_000, (), seq=first.seq)])
         assert isinstance(again, Admitted)
-    finally:
-        pair.close()
+
+
+class TestOldestRedis(TestValkey):
+    """The oldest supported server does the same."""
+
+    seeds = range(100, 101)
+    batches = 300
+
+    @pytest.fixture
+    def server(self, redis_server: ValkeyServer) -> ValkeyServer:
+        return redis_server
 
 
 # ---------------------------------------------------------------------- 500 calls at once against room for 100
-
-
-def _thousand(rid: str) -> Reserve:
-    return Reserve(rid, "p1", 60_000, (Hold("tokens|total", 100_000, 100_000, 1_000, 1_000),))
-
-
-def _end(rid: str) -> Settle:
-    return Settle(rid, 3, 0, (Charge("tokens|total", 1_000),))
-
-
-def test_500_threads_never_overshoot_in_memory() -> None:
-    store = MemoryStore()
-    store.load(lambda: EMPTY)
-    with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda i: store.apply([_thousand(f"{i:03}")])[0], range(500)))
-    admitted = [f"{i:03}" for i, answer in enumerate(answers) if isinstance(answer, Admitted)]
-    assert len(admitted) == 100
-    store.apply([_end(rid) for rid in admitted])
-    assert repr(store.book.balances["tokens|total"].level()) == repr(Level(100_000, 0, 0, 0))
 
 
 def _worker(url: str, process: int, start: Barrier, admitted: Queue[list[str]]) -> None:
@@ -335,10 +231,10 @@ def _worker(url: str, process: int, start: Barrier, admitted: Queue[list[str]]) 
         store = AsyncRedisStore(url, "rush")
         start.wait(30)
         rids = [f"{process}-{i:03}" for i in range(125)]
-        answers = await asyncio.gather(*[store.apply([_thousand(rid)]) for rid in rids])
+        answers = await asyncio.gather(*[store.apply([thousand(rid)]) for rid in rids])
         passed = [rid for rid, (answer,) in zip(rids, answers, strict=True) if isinstance(answer, Admitted)]
         for rid in passed:
-            await store.apply([_end(rid)])
+            await store.apply([settled(rid)])
         await store.aclose()
         return passed
 
@@ -358,6 +254,6 @@ def test_500_calls_of_four_processes_never_overshoot_on_a_server(server: ValkeyS
         worker.join(30)
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     assert len(rids) == len(set(rids)) == 100
-    (answer,) = store.apply([_thousand("late")])
+    (answer,) = store.apply([thousand("late")])
     assert (answer.why, repr(answer.level)) == ("spent", repr(Level(100_000, 0, 0, 0)))  # type: ignore[union-attr]
     store.close()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from llmguard.testing.clock import Clock
     from llmguard.testing.provider import FakeProvider
 
+pytest.register_assert_rewrite("llmguard.testing.stores", "llmguard.testing.ledgers", "llmguard.testing.dialects")
+
 _MARKER = (
     "llmguard(config=None, instrument=False): the configuration (path or mapping) of the guard of fixture "
     "llmguard_guard, and whether it guards all SDK clients of the process"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from llmguard.core.moves import (
@@ -49,7 +50,7 @@ class Traffic:
         self._random = Random(seed)
         self.now = YEAR_2100
         self._count = 0
-        self._open: dict[str, tuple[Hold, ...]] = {}
+        self._open: dict[str, Sequence[Hold]] = {}
         self._gated: list[Reserve] = []
         self._recent: list[str] = []
         self._admitted: dict[str, int] = {}
@@ -58,13 +59,16 @@ class Traffic:
         self._runs: list[tuple[str, str]] = []
 
     def advance(self) -> int:
+        """Let some time pass; the time then."""
         self.now += self._random.choices(_STEPS, _STEP_WEIGHTS)[0]
         return self.now
 
     def batch(self) -> list[Move]:
+        """The next moves that go out as one."""
         return [self._move() for _ in range(self._random.choice((1, 1, 1, 2, 3, 8, 30)))]
 
     def learn(self, moves: list[Move], answers: list[Answer]) -> None:
+        """Hear what became of a batch."""
         for move, answer in zip(moves, answers, strict=True):
             if isinstance(move, Reserve) and isinstance(answer, Admitted):
                 self._open[move.rid] = move.holds
@@ -81,11 +85,11 @@ class Traffic:
         return Truth(list(sums.values()), counted)
 
     def _move(self) -> Move:
-        kinds = (self._reserve, self._second, self._settle, self._release, self._renew, self._extend, self._rare)
+        calls = (self._reserve, self._second, self._settle, self._release, self._renew, self._extend, self._rare)
+        tasks = (self._enter, self._leave, self._paid)
         if self._random.random() < 0.25:
-            kinds, weights = (self._enter, self._leave, self._paid), (5, 4, 1)
-            return self._random.choices(kinds, weights)[0]()
-        return self._random.choices(kinds, (12, 3, 9, 3, 2, 2, 1))[0]()
+            return self._random.choices(tasks, (5, 4, 1))[0]()
+        return self._random.choices(calls, (12, 3, 9, 3, 2, 2, 1))[0]()
 
     def _rid(self) -> str:
         self._count += 1
@@ -199,7 +203,7 @@ class Traffic:
     def _settle(self) -> Move:
         rid = self._some_rid()
         at = self.now - self._random.choice((0, 1_000, 40 * 60_000))
-        settle = Settle(rid, self._random.randrange(0, 4), at, self._charges(rid), self._corrections())
+        settle = Settle(rid, self._random.randrange(0, 4), at, self._charges(rid), self._corrections(), self._tallies())
         if self._random.random() < 0.8:
             self._open.pop(rid, None)
         return settle
@@ -207,7 +211,7 @@ class Traffic:
     def _release(self) -> Move:
         rid = self._some_rid()
         self._open.pop(rid, None)
-        return Release(rid, self._corrections())
+        return Release(rid, self._corrections(), self._tallies())
 
     def _renew(self) -> Move:
         rids = tuple({self._some_rid() for _ in range(self._random.randrange(0, 6))})
@@ -250,7 +254,7 @@ class Traffic:
             return Known(tuple(sorted({self._some_rid() for _ in range(5)})))
         if dice == 3:
             rid = self._some_rid()
-            return Assert(rid, "p1", 60_000, self._open.get(rid) or self._holds(), r.choice((0, 50)))
+            return Assert(rid, "p1", 60_000, tuple(self._open.get(rid) or self._holds()), r.choice((0, 50)))
         sums = {c.name: c for c in self._charges("") if not c.concurrency}
         return Load(0, tuple(sums.values()))
 
