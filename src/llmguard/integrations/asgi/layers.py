@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from llmguard.guard import Guard
 from llmguard.integrations import layers
 from llmguard.integrations.asgi.visit import Visit, desk_of
-from llmguard.integrations.layers import misplaced
+from llmguard.integrations.layers import LEFT, Left, misplaced
 from llmguard.proxy.mounts import decoded_below
 from llmguard.runtime.lifespan import ASGI, Message, Receive, Send
 
@@ -20,20 +21,23 @@ class Layer(layers.Layer):
             await self.app(scope, receive, send)
             return
         guard = self.guard
-        visit: Visit | None = scope.get(guard.scope_key)
+        visit: Visit | Left | None = scope.get(guard.scope_key)
         if visit is None:
-            await self._receive(scope, receive, send)
+            await self._receive(guard, scope, receive, send)
+        elif isinstance(visit, Left):
+            await self.app(scope, receive, send)
         elif self in visit.chain.layers:
             await visit.pass_through(self, scope, receive, send)
         else:
             raise misplaced(self)
 
-    async def _receive(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _receive(self, guard: Guard, scope: Message, receive: Receive, send: Send) -> None:
         """A request that no layer of this guard has seen: this one is the outermost."""
-        guard = self.guard
-        chain = self.chain(guard)
-        chosen = chain.chosen(decoded_below(scope))
+        chain, path = self.chain(guard), decoded_below(scope)
+        chosen = () if chain.leaves(path) else chain.chosen(path)
         if self not in chosen:
+            if chain.leaves(path):
+                scope[guard.scope_key] = LEFT
             await self.app(scope, receive, send)
             return
         service = guard.running() or await guard.late_service()

@@ -40,7 +40,7 @@ class Tap:
         self._way = Way.HELD
         self._parts: list[bytes] = []
         self._held = 0
-        self._large = LargeReply()
+        self._large: LargeReply | None = None
         self._behind = b""
         self._over = False
 
@@ -81,7 +81,7 @@ class Tap:
         self._parts.append(data)
         self._held += len(data)
         if self._held > HOLD_UP_TO:
-            self._way = Way.LARGE
+            self._way, self._large = Way.LARGE, LargeReply()
             await self._send(self._start)
             parts, self._parts = b"".join(self._parts), []
             await self._one_behind(parts, more=more)
@@ -97,11 +97,12 @@ class Tap:
 
     async def _one_behind(self, data: bytes, *, more: bool) -> None:
         """A reply too large to hold; its last piece waits for the record."""
-        x, behind = self._x, self._behind
-        self._large.feed(data)
+        x, behind, large = self._x, self._behind, self._large
+        assert large is not None
+        large.feed(data)
         self._behind = data
         if not more:
-            self._large.end(x, content_type(self._start["headers"]), self._runtime.now())
+            large.end(x, content_type(self._start["headers"]), self._runtime.now())
             self._close(Ending.DONE)
             await self._last(behind + data)
         elif behind:
