@@ -144,12 +144,22 @@ def hang_up(world: World, request: bytes, heard: bytes = b"") -> int:
     """Send a request, read until ``heard`` has come, and leave; returns the number of the provider's connection."""
     calls = len(world.provider.requests)
     with socket.create_connection(("127.0.0.1", int(world.server.url.rpartition(":")[2])), 10) as line:
-        line.sendall(request)
-        got = b""
-        while heard not in got:
-            got += line.recv(65536)
+        _say(line, request, heard)
         world.provider.wait_for(lambda u: len(u.requests) > calls)
     return world.provider.requests[-1].connection
+
+
+def hang_up_on_server(world: World, request: bytes, heard: bytes) -> None:
+    """The same where there is no provider."""
+    with socket.create_connection(("127.0.0.1", int(world.server.url.rpartition(":")[2])), 10) as line:
+        _say(line, request, heard)
+
+
+def _say(line: socket.socket, request: bytes, heard: bytes) -> None:
+    line.sendall(request)
+    got = b""
+    while heard not in got:
+        got += line.recv(65536)
 
 
 def closed_within(world: World, number: int, seconds: float) -> None:

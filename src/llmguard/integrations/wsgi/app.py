@@ -21,6 +21,7 @@ from llmguard.integrations.wsgi.environ import BodyMissing, Environ, caller_of, 
 from llmguard.providers.base import mask_secrets
 from llmguard.providers.routes import Op
 from llmguard.proxy.front import Front
+from llmguard.proxy.mounts import check_layers
 from llmguard.runtime.ids import uuid7
 from llmguard.runtime.process import ProcessService
 
@@ -30,7 +31,8 @@ StartResponse = Callable[..., Any]
 
 _JSON = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 _PHRASES = {status.value: status.phrase for status in http.HTTPStatus} | {499: "Client Closed Request"}
-_GONE = BlockingReply(499, [], b"")
+GONE = BlockingReply(499, [], b"")
+"""For servers' logs: nobody hears it."""
 
 
 def wsgi_app(guard: Guard | Source = None) -> WsgiApplication:
@@ -47,7 +49,8 @@ class WsgiApplication:
     """See :func:`wsgi_app`."""
 
     def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+        self.gateway_of = guard
+        """Tells layers around it that it does everything itself."""
         self._front = Front(guard)
         self._relay: tuple[ProcessService, BlockingRelay] | None = None
 
@@ -57,12 +60,13 @@ class WsgiApplication:
             reply = self.answer(environ)
         except (CallerGone, BodyMissing) as error:
             log.info("a request ended: the caller hung up (%s)", type(error).__name__)
-            reply = _GONE
-        return _sent(reply, environ["REQUEST_METHOD"], start_response)
+            reply = GONE
+        return send(reply, environ["REQUEST_METHOD"], start_response)
 
     def answer(self, environ: Environ) -> BlockingReply:
         """The reply to a request, not yet sent. Raises CallerGone and BodyMissing when its caller hangs up."""
         event_id, method = uuid7(), environ["REQUEST_METHOD"]
+        check_layers(environ, self.gateway_of.scope_key)
         path = raw_path(environ)
         relay = self._running()
         if method == "GET" and (local := self._local(path)) is not None:
@@ -70,25 +74,25 @@ class WsgiApplication:
         query = environ.get("QUERY_STRING", "").encode("latin-1")
         opened = self._front.open(method, path, query, header_pairs(environ), event_id)
         if isinstance(opened, Reply):
-            return _plain(opened)
+            return plain(opened)
         call = self._front.call(opened, read_body(environ, self._front.limits.body))
         if isinstance(call, Reply):
-            return _plain(call)
+            return plain(call)
         secret = credential(opened.headers)
         if opened.route.op is Op.MODELS:
             refusal = relay.verify(call, opened.dialect, secret, event_id)
-            return _plain(refused(opened.dialect, refusal, event_id) if refusal else self._front.models(opened))
+            return plain(refused(opened.dialect, refusal, event_id) if refusal else self._front.models(opened))
         return relay(call, opened.dialect, secret, event_id, caller_of(environ))
 
     def _running(self) -> BlockingRelay:
         """The relay of this process."""
-        service = self._guard.process()
+        service = self.gateway_of.process()
         running = self._relay
         if running is None or running[0] is not service:
-            upstreams = build_upstreams(self._guard.config)
-            drains = frozenset(name for name in upstreams if self._guard.config.on_disconnect(name) == "drain")
-            stages = self._guard.stages(service.owner)
-            engines = build_engines(self._guard.config)
+            upstreams = build_upstreams(self.gateway_of.config)
+            drains = frozenset(name for name in upstreams if self.gateway_of.config.on_disconnect(name) == "drain")
+            stages = self.gateway_of.stages(service.owner)
+            engines = build_engines(self.gateway_of.config)
             relay = BlockingRelay(service, stages, upstreams, engines, mask_secrets, drains)
             running = self._relay = service, relay
         return running[1]
@@ -97,17 +101,19 @@ class WsgiApplication:
         if path == b"/livez":
             return BlockingReply(200, _JSON, b'{"status":"alive"}')
         if path == b"/readyz":
-            reasons = self._guard.process().not_ready()
+            reasons = self.gateway_of.process().not_ready()
             body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
             return BlockingReply(503 if reasons else 200, _JSON, body)
         return None
 
 
-def _plain(reply: Reply) -> BlockingReply:
+def plain(reply: Reply) -> BlockingReply:
+    """An answer of our own, which is always whole."""
     return BlockingReply(reply.status, reply.headers, reply.body)
 
 
-def _sent(reply: BlockingReply, method: str, start_response: StartResponse) -> Iterable[bytes]:
+def send(reply: BlockingReply, method: str, start_response: StartResponse) -> Iterable[bytes]:
+    """Begin to answer, and return the body for the server."""
     headers = native(reply.headers)
     status = f"{reply.status} {_PHRASES.get(reply.status, 'Unknown')}"
     if reply.body is not None:
