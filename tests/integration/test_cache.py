@@ -311,3 +311,18 @@ def test_damage_in_the_store_is_a_miss(world: World) -> None:
     calls = world.calls()
     assert world.post(path, body).status_code == 200
     assert world.calls() == calls + 1
+
+
+def test_nobody_waits_for_a_reply_that_a_full_store_did_not_take(world: World) -> None:
+    path, body = "/v1/chat/completions", chat("no room")
+    world.provider.reply(reply())
+    with world.store.client() as client:
+        client.config_set("maxmemory", "1mb")
+        try:
+            begun = time.monotonic()
+            states = [world.post(path, body, at=at).headers["x-llmguard-cache"] for at in (0, 1, 2)]
+            took = time.monotonic() - begun
+        finally:
+            client.config_set("maxmemory", "0")
+    assert states == ["miss"] * 3
+    assert took < 10  # and not half a minute for each

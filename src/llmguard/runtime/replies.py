@@ -120,6 +120,7 @@ class BlockingReplies:
             self._backend.put(name, self._vault.seal(effect.owner, name, effect.kept), effect.ttl_ms, effect.rid)
         except CacheAway as error:
             log.info("%s", error)
+            self._give_up(GiveUp(effect.name, effect.owner, effect.rid))  # a full server keeps nothing, but it forgets
 
     def _give_up(self, effect: GiveUp) -> None:
         try:
@@ -200,6 +201,7 @@ class AsyncReplies:
             await self._backend.put(name, blob, effect.ttl_ms, effect.rid)
         except CacheAway as error:
             log.info("%s", error)
+            await self._give_up(GiveUp(effect.name, effect.owner, effect.rid))  # as above
 
     async def _give_up(self, effect: GiveUp) -> None:
         try:
