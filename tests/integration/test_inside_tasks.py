@@ -16,6 +16,7 @@ import pytest
 
 from llmguard.core.call import Caller
 from llmguard.core.runaway import Execution, TaskPolicy
+from llmguard.core.runs import Peek, Seen
 from llmguard.errors import TaskAborted
 from llmguard.guard import Guard
 from llmguard.integrations.httpx import async_http_client, http_client
@@ -48,9 +49,19 @@ def test_the_execution_has_paid_once_a_call_was_billed(world: Inside, execution:
         client.post(url, json=BODY | {"model": "error-500"})
         assert (execution.paid, execution.spent_nano) == (False, 0)
         client.post(url, json=BODY)
-    assert (execution.paid, execution.calls, execution.spent_nano) == (True, 2, 10_000_000)
+    assert (execution.paid, execution.calls, execution.spent_nano) == (True, 1, 10_000_000)
     rows = world.rows(2, task_id="t-1", tree_id="tree-1", team="search")
     assert [row["cost_nano"] for row in rows] == [0, 10_000_000]
+
+
+def test_a_call_that_was_not_billed_does_not_count_for_the_tree(world: Inside, execution: Execution) -> None:
+    url = f"{world.provider.origin}/v1/chat/completions"
+    with within(execution), http_client(guard=world.guard) as client:
+        for model in ("error-500", BODY["model"], "error-429"):
+            client.post(url, json=BODY | {"model": model})
+    seen = world.guard.process().ask(Peek(("tree:tree-1",)))
+    assert isinstance(seen, Seen)
+    assert dict(seen.standings[0].counts) == {"calls": 1}
 
 
 def test_an_ambiguous_call_counts_as_paid(world: Inside, execution: Execution) -> None:

@@ -272,6 +272,7 @@ class Book(State):
         elif isinstance(record, Lease):
             self._withdraw(record, now)
             self._correct(move.corrections, now)
+            tallies.take_back(self.scopes, move.tallies, now)
         elif move.rev <= record.rev:
             return Done(now, False)
         else:
@@ -295,6 +296,7 @@ class Book(State):
         if record:
             self._withdraw(record, now)
             self._correct(move.corrections, now)
+            tallies.take_back(self.scopes, move.tallies, now)
         self.keep(move.rid, Tombstone(Status.RELEASED, 0), now + HORIZON_MS)
         return Done(now, True)
 

@@ -156,7 +156,8 @@ class Settle(Struct, eq=False):
 
     ``rev`` is the usage source's revision. ``at`` is when the call ended, also in later revisions: an unknown rid is
     charged only while this is younger than the horizon. ``charges`` keep one order through all revisions of a rid.
-    Under a rid of its own, with signed amounts, it is also how an operator raises or lowers a sum.
+    Under a rid of its own, with signed amounts, it is also how an operator raises or lowers a sum. ``tallies`` are
+    given back: of a call that cost nothing, those that it was counted in.
     """
 
     rid: str
@@ -164,13 +165,16 @@ class Settle(Struct, eq=False):
     at: int
     charges: Sequence[Charge]
     corrections: tuple[Correct, ...] = ()
+    tallies: tuple[Tally, ...] = ()
 
 
 class Release(Struct, eq=False):
-    """The call is known not to be billed: the hold comes out. ``corrections`` give settling rates back."""
+    """The call is known not to be billed: the hold comes out. ``corrections`` give settling rates back, ``tallies``
+    what they counted."""
 
     rid: str
     corrections: tuple[Correct, ...] = ()
+    tallies: tuple[Tally, ...] = ()
 
 
 class Assert(Struct, eq=False):

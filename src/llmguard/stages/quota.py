@@ -19,6 +19,7 @@ from llmguard.core.notes import BudgetNote
 from llmguard.core.outage import Allowance, Why, strictest
 from llmguard.core.records import VoidRecord
 from llmguard.core.rules import BudgetRule
+from llmguard.core.runs import Tally
 from llmguard.errors import SpoolFull, StoreUnavailable
 from llmguard.stages import ratelimit, refusals, trips
 from llmguard.stages.records import hold_record
@@ -205,7 +206,7 @@ class Quota:
             x.holds,
             plan.steady or tuple([guess.rate(bucket) for bucket in plan.rates]),
             x.watch.trips if x.watch is not None else (),
-            x.watch.tallies if x.watch is not None else (),
+            _counted(x),
             max_output=most,
             named=named,
             floor=min(most, max(4 * guess.expected, _FLOOR)),
@@ -299,12 +300,13 @@ class Quota:
         if not x.reserved:
             return
         if not x.sent:
-            yield Tell(Release(x.event_id, _corrections(x, 0)))
+            yield Tell(Release(x.event_id, _corrections(x, 0), _counted(x)))
         elif x.usage is not None and x.cost is not None:
             tokens = x.usage.input_tokens + x.usage.output_tokens
             assert x.plan is not None
             charges = Charges(x.plan, x.cost.total, tokens)
-            yield Tell(Settle(x.event_id, x.source, x.now + self._skew, charges, _corrections(x, tokens)))
+            at = x.now + self._skew
+            yield Tell(Settle(x.event_id, x.source, at, charges, _corrections(x, tokens), _uncounted(x)))
 
 
 def _tell_of_thresholds(x: Exchange, plan: Plan, answer: Admitted | Denied) -> Steps[None]:
@@ -322,6 +324,16 @@ def _crossing(bucket: Bucket, threshold: int, at: int) -> BudgetNote:
     return BudgetNote(
         bucket.name, bucket.rule, bucket.scope, bucket.unit, bucket.limit, threshold, bucket.window, end, at
     )
+
+
+def _counted(x: Exchange) -> tuple[Tally, ...]:
+    """What the call was counted in."""
+    return x.watch.tallies if x.watch is not None else ()
+
+
+def _uncounted(x: Exchange) -> tuple[Tally, ...]:
+    """Out of what it is taken again: a call that failed and was not billed is no step of a job that runs away."""
+    return _counted(x) if x.status >= 400 and x.cost is not None and x.cost.total == 0 else ()
 
 
 def _corrections(x: Exchange, tokens: int) -> tuple[Correct, ...]:

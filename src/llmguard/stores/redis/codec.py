@@ -231,11 +231,11 @@ def _settle(batch: Batch, move: Settle) -> Fields:
     charges = move.charges
     amounts = charges.amounts() if type(charges) is Charges else [charge.amount for charge in charges]
     fields = [batch.rid(move.rid), move.rev, move.at, batch.charges(charges), *amounts]
-    return _corrections(move.corrections, fields, batch)
+    return _tallies(move.tallies, _corrections(move.corrections, fields, batch))
 
 
 def _release(batch: Batch, move: Release) -> Fields:
-    return _corrections(move.corrections, [batch.rid(move.rid)], batch)
+    return _tallies(move.tallies, _corrections(move.corrections, [batch.rid(move.rid)], batch))
 
 
 def _assert(batch: Batch, move: Assert) -> Fields:

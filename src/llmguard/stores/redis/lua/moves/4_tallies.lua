@@ -27,7 +27,7 @@ local function take_back(a)
   for t = a + 1, a + 5 * IN[a], 5 do
     local key = scope_key(IN[t])
     local old = call('HGET', key, IN[t + 1])
-    if old then call('HINCRBY', key, IN[t + 1], -min(old + 0, IN[t + 4])) end
+    if old then call('HINCRBY', key, IN[t + 1], 0 - min(old + 0, IN[t + 4])) end  -- never -0: no integer to Redis
   end
 end
 

@@ -292,7 +292,13 @@ local function renew(a)
   say_gone(gone, count)
 end
 
--- Settle: rid, rev, at, set, amounts (one for each bucket of the set), corrections (how many, rates)
+-- What a call has counted, put right at its end. a: corrections (how many, rates), tallies
+local function correct(a)
+  fill(a, 1)
+  take_back(a + 1 + 4 * IN[a])
+end
+
+-- Settle: rid, rev, at, set, amounts (one for each bucket of the set), corrections (how many, rates), tallies
 local function settle(a)
   local m = IN
   local entry, rev, set = entries[m[a]], m[a + 1], set_of(BLOBS[m[a + 3]])
@@ -302,7 +308,7 @@ local function settle(a)
   elseif old[1] <= ORPHAN then
     each_taken(old, take_out)
     entry[4] = false
-    fill(a + 4 + set.n, 1)
+    correct(a + 4 + set.n)
   elseif rev <= old[2] then
     return done(0)
   else
@@ -325,7 +331,7 @@ local function settle(a)
   done(1)
 end
 
--- Release: rid, corrections (how many, rates)
+-- Release: rid, corrections (how many, rates), tallies
 local function release(a)
   local entry = entries[IN[a]]
   local old = record(entry)
@@ -333,7 +339,7 @@ local function release(a)
   if old then
     each_taken(old, take_out)
     entry[4] = false
-    fill(a + 1, 1)
+    correct(a + 1)
   end
   keep(entry, {RELEASED, -1}, NOW + HORIZON)
   done(1)
