@@ -44,6 +44,7 @@ class FakeProvider:
         self._queue: deque[Reply] = deque()
         self._script = Script()
         self._lock = threading.Lock()
+        self._failed: Exception | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -86,12 +87,15 @@ class FakeProvider:
         self._thread.start()
 
     def stop(self) -> None:
-        """Break off what is running, and serve no more."""
+        """Break off what is running, and serve no more. Raises what a function given to :meth:`reply` has raised."""
         server, thread = self._server, self._thread
         self._server = self._thread = None
         if server is not None and thread is not None:
             server.stop()
             thread.join()
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
 
     def __enter__(self) -> FakeProvider:
         self.start()
@@ -107,8 +111,12 @@ class FakeProvider:
         with self._lock:
             self.requests.append(request)
             chosen = self._queue.popleft() if self._queue else self._standing
-            reply = chosen if isinstance(chosen, Reply) else chosen(request)
-            return reply, self._script.answer(request, reply)
+            try:
+                reply = chosen if isinstance(chosen, Reply) else chosen(request)
+                return reply, self._script.answer(request, reply)
+            except Exception as error:
+                self._failed = self._failed or error
+                raise
 
 
 def _reply(reply: Reply | str | None, how: dict[str, Any]) -> Reply:

@@ -68,6 +68,17 @@ MISTAKES = {
     ),
     "a frequency of nothing": ("runaway: {similar_prompts: 0/10m}", "never, or in no time", "such as 20/10m"),
     "a mode of the runaway guard": ("runaway: {mode: shadow}", "not one of off, warn, enforce", "write one of"),
+    "a kind of payload": (
+        "audit: {payloads: some}",
+        "audit.payloads is 'some', not one of off, redacted, full",
+        "write one of",
+    ),
+    "a pattern to mask": (
+        'audit: {redact: ["EMP-[0-9"]}',
+        "audit.redact[0] is 'EMP-[0-9', not a regular expression (unterminated character set",
+        "write one of Python's",
+    ),
+    "how long payloads are kept": ("audit: {keep: 1m}", "audit.keep is '1m', not between 1h and 3650d", "from 1h"),
     "an empty section": ("server:", "server is empty", "remove the line"),
     "a section that is no mapping": ("server: [1]", "server is [1], not a mapping", "write server: {port: 8080}"),
     "a list that is none": ("limits: {name: x}", "limits is {'name': 'x'}, not a list", "write limits: ["),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmguard.config.written import written
 from llmguard.config import Config, load
 from llmguard.config.units import Often
+from llmguard.config.written import written
 from llmguard.core.buckets import Planner
 from llmguard.core.rules import BudgetRule
 

@@ -186,6 +186,17 @@ def test_stopping_ends_what_hangs() -> None:
         _ = provider.url
 
 
+def test_a_mistake_in_a_function_for_replies_is_not_lost() -> None:
+    provider = FakeProvider()
+    provider.start()
+    provider.reply(lambda request: Reply(request.json()["missing"]))
+    with openai.OpenAI(base_url=provider.openai_url, api_key="k", max_retries=0) as client:
+        with pytest.raises(openai.APIConnectionError):
+            ask(client)
+        with pytest.raises(KeyError, match="missing"):
+            provider.stop()
+
+
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="there are hang, cut, reset"):
         Reply(fault="crash")  # type: ignore[arg-type]
