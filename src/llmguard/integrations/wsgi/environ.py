@@ -47,6 +47,12 @@ def _path_of(target: str) -> str:
     return "/" + path.partition("://")[2].partition("/")[2]
 
 
+def decoded_path(environ: Environ) -> str:
+    """The same path as routers see it."""
+    path: str = environ.get("PATH_INFO", "")
+    return path.encode("latin-1").decode("utf-8", "replace") or "/"
+
+
 def header_pairs(environ: Environ) -> Pairs:
     """The request's headers, names in lower case."""
     pairs = [

@@ -8,7 +8,7 @@ from llmguard.guard import Guard
 from llmguard.integrations import layers
 from llmguard.integrations.layers import LEFT, Left, misplaced
 from llmguard.integrations.wsgi.app import StartResponse
-from llmguard.integrations.wsgi.environ import Environ
+from llmguard.integrations.wsgi.environ import Environ, decoded_path
 from llmguard.integrations.wsgi.visit import Visit, desk_of
 
 
@@ -32,10 +32,7 @@ class Layer(layers.Layer):
 
     def _receive(self, guard: Guard, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """A request that no layer of this guard has seen: this one is the outermost."""
-        chain, path = (
-            self.chain(guard),
-            environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace") or "/",
-        )
+        chain, path = self.chain(guard), decoded_path(environ)
         if chain.leaves(path):
             environ[guard.scope_key] = LEFT
             return self._inside(environ, start_response)
