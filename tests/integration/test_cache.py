@@ -201,6 +201,8 @@ def test_a_stream_is_kept_and_streamed_again(world: World, dialect: str) -> None
 
 
 def test_a_hundred_identical_calls_at_once_over_four_processes_are_one(world: World) -> None:
+    for at in range(4):
+        world.post("/v1/chat/completions", chat("warm"), at=at)  # connected, and the scripts known
     world.provider.reply(answer(json_body=json.loads(reply("together").pieces[0]), delay=0.5))
     before = world.calls()
     with ThreadPoolExecutor(100) as pool:
