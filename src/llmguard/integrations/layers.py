@@ -145,6 +145,11 @@ class Chain:
         inside = list(_walk(outermost))
         self.layers = [at for at in inside if isinstance(at, Layer) and at.guard is guard]
         self._gateways = tuple(_gateways(inside, guard, ""))
+        self._runs = {layer: run for run in _runs(self.layers) for layer in run}
+
+    def run(self, layer: Layer) -> Sequence[Layer]:
+        """A layer and those around and inside of it with nothing in between: a request need not stop at each."""
+        return self._runs[layer]
 
     def leaves(self, path: str) -> bool:
         """Whether a gateway of this guard further inside does everything itself; ``path`` as in :meth:`chosen`."""
@@ -258,6 +263,17 @@ def _check(layer: Layer, guard: object) -> None:
     for at in _walk(layer.app):
         if type(at) is type(layer) and at.given is layer.given:
             raise ConfigError([Problem(name, "it stands there twice", f"keep one {name}")])
+
+
+def _runs(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+    """The layers in groups of those that directly wrap each other."""
+    run: list[Layer] = []
+    for layer in layers:
+        if run and run[-1].app is not layer:
+            yield run
+            run = []
+        run.append(layer)
+    yield run
 
 
 def _walk(app: Any) -> Iterator[Any]:

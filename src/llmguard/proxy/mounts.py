@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ def path_below(scope: MutableMapping[str, Any]) -> bytes:
     mount point in another way than plainly."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"], safe=_SAFE).encode()
     for root in _roots(scope):
-        for prefix in (root.encode("utf-8"), quote(root, safe=_SAFE).encode()):
+        for prefix in _written(root):
             if raw.startswith(prefix) and raw[len(prefix) : len(prefix) + 1] in (b"/", b""):
                 return raw[len(prefix) :] or b"/"
     return raw
@@ -41,6 +42,12 @@ def _roots(scope: MutableMapping[str, Any]) -> tuple[str, ...]:
         return ()
     outside: str = scope.get("app_root_path", "")
     return (root, root.removeprefix(outside)) if outside else (root,)
+
+
+@lru_cache(1024)
+def _written(root: str) -> tuple[bytes, bytes]:
+    """How callers write a prefix: as it is, or with what is unusual percent-encoded."""
+    return root.encode("utf-8"), quote(root, safe=_SAFE).encode()
 
 
 def check_mounts(host: Any, mounted: object) -> None:

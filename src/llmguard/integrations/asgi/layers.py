@@ -36,9 +36,11 @@ class Layer(layers.Layer):
         chain, path = self.chain(guard), decoded_below(scope)
         chosen = () if chain.leaves(path) else chain.chosen(path)
         if self not in chosen:
+            app = self.app
             if chain.leaves(path):
                 scope[guard.scope_key] = LEFT
-            await self.app(scope, receive, send)
+                app = chain.run(self)[-1].app
+            await app(scope, receive, send)
             return
         service = guard.running() or await guard.late_service()
         await Visit(desk_of(service, chain), chain, chosen, scope, receive, send).run()

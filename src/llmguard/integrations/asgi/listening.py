@@ -16,14 +16,15 @@ class Listener(Caller):
     own usage is charged. ``gone`` may also be `cut`.
     """
 
-    __slots__ = ("_body", "_over", "drains", "muted")
+    __slots__ = ("_body", "_end", "_ended", "drains", "muted")
 
     def __init__(self, receive: Receive, deadline: float) -> None:
         super().__init__(receive, deadline)
         self.drains = False
         self.muted = False
         self._body: bytes | None = None
-        self._over = asyncio.Event()
+        self._ended = False
+        self._end: asyncio.Event | None = None
 
     def give(self, body: bytes) -> Receive:
         """The ``receive`` of the application inside: this body, and then the end of the exchange by either side."""
@@ -31,12 +32,14 @@ class Listener(Caller):
         return self._receive_inside
 
     def over(self) -> None:
-        """The reply is complete."""
-        self._over.set()
+        """The reply is complete, or there will be none."""
+        self._ended = True
+        if self._end is not None:
+            self._end.set()
 
     def cancel(self, why: str) -> None:
         """Stop the request, or let it go on unheard."""
-        if why == "hung_up" and self.drains and not self._over.is_set():
+        if why == "hung_up" and self.drains and not self._ended:
             self.muted = True
             self.extend(DRAIN_SECONDS)
         else:
@@ -49,12 +52,14 @@ class Listener(Caller):
     def leave(self) -> None:
         """The request is over."""
         super().leave()
-        self._over.set()
+        self.over()
 
     async def _receive_inside(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        self.watch()
-        await self._over.wait()
+        if not self._ended:
+            self.watch()
+            self._end = self._end or asyncio.Event()
+            await self._end.wait()
         return {"type": "http.disconnect"}

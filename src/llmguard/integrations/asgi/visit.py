@@ -152,11 +152,13 @@ class Visit:
     # ------------------------------------------------------------------ inward
 
     async def pass_through(self, layer: Layer, scope: Message, receive: Receive, send: Send) -> None:
-        """Take the request through one of the layers."""
-        if self.followed and layer is self._layers[-1]:
-            await self._meter(layer.app, scope, receive, send)
+        """Take the request through one of the layers, and through those that directly follow."""
+        run = self.chain.run(layer)
+        app: ASGI = run[-1].app
+        if self.followed and self._layers[-1] in run:
+            await self._meter(app, scope, receive, send)
         else:
-            await layer.app(scope, receive, send)
+            await app(scope, receive, send)
 
     async def _meter(self, app: ASGI, scope: Message, receive: Receive, send: Send) -> None:
         """Nothing but the application is further inside: its reply is read along."""
