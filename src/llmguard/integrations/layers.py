@@ -21,7 +21,7 @@ from llmguard.guard import Guard, get_guard
 from llmguard.providers.routes import Op
 from llmguard.proxy.front import Front, Opened, Pairs
 from llmguard.runtime.context import current
-from llmguard.stages import attributed, audit, authn, cache, meter, quota, route, runaway, tenancy
+from llmguard.stages import attributed, audit, cache, meter, quota, route, runaway, tenancy
 
 log = logging.getLogger("llmguard.layers")
 
@@ -40,17 +40,18 @@ LLM_ROUTES: Final = (
 )
 """The paths that SDKs call; layers let everything else pass unless told otherwise."""
 
-_FIRST: Final = (attributed.Attributed, authn.Authn)
-_PRICED: Final = (*_FIRST, route.Route, quota.Quota, meter.Meter)
+_PRICED: Final = (route.Route, quota.Quota, meter.Meter)
 _STAGES: Final[dict[Concern, tuple[type[Stage], ...]]] = {
-    "authn": _FIRST,
+    "authn": (),
     "quota": (*_PRICED, tenancy.Tenancy, runaway.Runaway),
     "cache": (*_PRICED, cache.Cache),
     "meter": _PRICED,
-    "audit": (*_FIRST, audit.Audit),
+    "audit": (audit.Audit,),
 }
-"""The stages that each layer is there for. Quota settles what it has reserved and the cache knows what it saves, so
-both meter; without Quota calls count towards the budgets and are refused nothing."""
+"""The stages that each layer is there for, besides the first, which says whose call it is.
+
+Quota settles what it has reserved and the cache knows what it saves, so both meter; without Quota calls count towards
+the budgets and are refused nothing."""
 
 _SECTIONS: Final[dict[Concern, tuple[type[Stage], str]]] = {
     "cache": (cache.Cache, "cache: {exact: {ttl: 1h}}"),
@@ -208,10 +209,11 @@ class Desk:
     def _pipeline(self, concerns: frozenset[Concern]) -> Pipeline:
         made = self._pipelines.get(concerns)
         if made is None:
-            inside, enforcing = "authn" not in concerns, "quota" in concerns
             wanted = tuple({stage for concern in concerns for stage in _STAGES[concern]})
-            all_stages = self._guard.stages(self._owner, inside=inside, enforcing=enforcing)
-            stages = [stage for stage in all_stages if isinstance(stage, wanted)]
+            first, *others = self._guard.stages(self._owner, enforcing="quota" in concerns)
+            if "authn" not in concerns:
+                first = attributed.Attributed()
+            stages = [first, *(stage for stage in others if isinstance(stage, wanted))]
             _tell_of_idle(concerns, stages)
             made = self._pipelines[concerns] = Pipeline(stages)
         return made
