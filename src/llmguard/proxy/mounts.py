@@ -53,10 +53,10 @@ def _written(root: str) -> tuple[bytes, bytes]:
 def check_mounts(host: Any, mounted: object) -> None:
     """Raises ConfigError where a Starlette ``host`` has another application at the path of ``mounted``: the second of
     two is never called, which nobody would notice."""
-    routes = getattr(host, "routes", ())
-    paths = [getattr(route, "path", None) for route in routes if hasattr(route, "app")]
-    mine = [route.path for route in routes if hasattr(route, "app") and _holds(route.app, mounted)]
-    for path in mine:
+    # Routes of single pages have an `app`, too, but also methods, and may well stand at the path of a mount.
+    mounts = [at for at in getattr(host, "routes", ()) if hasattr(at, "app") and not hasattr(at, "methods")]
+    paths = [getattr(mount, "path", None) for mount in mounts]
+    for path in [mount.path for mount in mounts if _holds(mount.app, mounted)]:
         if paths.count(path) > 1:
             fix = "give each application a path of its own"
             raise ConfigError([Problem("mount", f"{path or '/'} is mounted twice, and only the first is served", fix)])
