@@ -114,14 +114,14 @@ def test_forked_and_reloaded_workers_share_nothing(
 ) -> None:
     """`--preload` makes the guard before the fork; SIGHUP replaces all workers while streams are open."""
     provider.reply(json_body=REPLY)
-    with world(tmp_path, provider, store, kind, "hosted", "--preload") as served:
+    with world(tmp_path, provider, store, kind, "hosted", "--preload", "-w", "2") as served:
         assert [served.post(chat()).status_code for _ in range(6)] == [200] * 6
         with open_streams(served):
             served.server.process.send_signal(signal.SIGHUP)
             deadline = time.monotonic() + 20
             while not _replaced(served) and time.monotonic() < deadline:
                 time.sleep(0.1)
-            assert _replaced(served)
+            assert _replaced(served), served.server.log.read_text()[-3000:]
         assert [served.post(chat()).status_code for _ in range(6)] == [200] * 6
         served.server.stop()
         rows = adopted(served)
