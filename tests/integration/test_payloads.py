@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -17,6 +19,7 @@ from llmguard.ledger import Payload
 from llmguard.runtime.upkeep import finish
 from llmguard.stages.audit import Audit
 from llmguard.testing import Clock, FakeProvider
+from tests.support.gateway import gateway
 
 KEY = "sk-" + "proj-abcdefghijklmnop1234"
 
@@ -151,3 +154,15 @@ def number(guard: Guard) -> int:
         count = connection.scalar(sa.text("SELECT count(*) FROM llmguard_payloads"))
     ledger.close()
     return int(count or 0)
+
+
+def test_a_gateway_keeps_what_its_callers_say(tmp_path: Path) -> None:
+    config = {"providers": {"sandbox": {"dialect": "sandbox"}}, "audit": {"payloads": "redacted"}}
+    with gateway(tmp_path, config) as served:
+        with openai.OpenAI(base_url=f"{served.url}/v1", api_key=served.key(), max_retries=0) as client:
+            messages: Any = [{"role": "user", "content": "mail jo@mail.example.com"}]
+            raw = client.chat.completions.with_raw_response.create(model="sandbox/echo", messages=messages)
+        assert served.stop() == 0
+        shown = json.loads(served.run("audit", "payload", raw.headers["x-llmguard-request-id"], "--json").stdout)
+    assert "mail ***" in shown["prompt"]
+    assert "jo@" not in shown["prompt"] + shown["reply"]
