@@ -47,6 +47,11 @@ def given_guard(find: Callable[[], Guard]) -> Iterator[None]:
         _given.reset(token)
 
 
+def guard_is_given() -> bool:
+    """Whether a command that names no configuration works on another program's guard."""
+    return _given.get() is not None
+
+
 def open_guard(config: str | None) -> Guard:
     """The checked guard of a command. Raises ConfigError."""
     from llmguard.guard import Guard

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmguard.cli.common import MEMORY, ConfigOption, open_guard, open_ledger, say
+from llmguard.cli.common import MEMORY, ConfigOption, guard_is_given, open_guard, open_ledger, say
 from llmguard.errors import ConfigError, Problem, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ def serve(
     settings = guard.config.server
     host, port, workers = host or settings.host, port or settings.port, workers or settings.workers
     _check_options(guard.config, host, workers)
+    if workers > 1 and config is None and guard_is_given():
+        fix = "use one worker, or name the file that they read: --config llmguard.yaml"
+        raise ConfigError([Problem("--workers", "worker processes cannot read this program's settings", fix)])
     _check_machine(guard.config, host, port)
     _check_store(guard)
     server.set_up_logging()

@@ -58,3 +58,13 @@ def test_help_is_the_command_line_s(llmguard_setting: Setting, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "Usage: manage.py llmguard" in said
     assert "report" in said
+
+
+def test_workers_of_a_gateway_cannot_read_the_settings(
+    llmguard_setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    llmguard_setting(CONFIG=config(tmp_path) | {"store": "redis://127.0.0.1:9/0"})
+    with pytest.raises(SystemExit) as caught:
+        Command().run_from_argv(["manage.py", "llmguard", "serve", "--workers", "2"])
+    assert caught.value.code == 2
+    assert "--workers: worker processes cannot read this program's settings" in capsys.readouterr().err
