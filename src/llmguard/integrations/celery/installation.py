@@ -87,6 +87,7 @@ class Installation:
 
     def caller_by_hand(self, task: Task) -> Caller:
         """For whom a task runs that is called like a function where no body is running: as an errback, on its own."""
+        self._enter_process()
         around = enclosing()
         whose: Caller | Signed
         whose, depth = origin(around)
@@ -129,8 +130,8 @@ class Installation:
             self.guard.close()
 
     def _enter_process(self) -> None:
-        """The first task of this process: from here on its SDK clients are guarded. Never before a fork, and never in
-        the main process of a worker that has children."""
+        """The first task of this process: from here on its SDK clients are guarded. Never before a fork, and in the
+        main process of a worker that has children only where Celery calls an errback there."""
         pid = os.getpid()
         if self._pid == pid:
             return
