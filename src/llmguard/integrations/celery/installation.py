@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -26,6 +27,7 @@ from llmguard.integrations.celery.headers import carried, read
 from llmguard.integrations.celery.policy import undecorated
 from llmguard.integrations.celery.settings import Settings, read_settings
 from llmguard.integrations.httpx.patching import instrument, is_active
+from llmguard.ledger.forks import Forgetter
 from llmguard.runtime.context import current
 from llmguard.runtime.ids import now_ms, uuid7
 
@@ -46,6 +48,8 @@ class Installation:
         self._given = guard
         self._default = undecorated(default) if isinstance(default, Mapping) else default
         self._pid = 0
+        self._entering = threading.Lock()
+        self._forgetter = Forgetter(self._forget)
         self._strangers = False
         self._policies: dict[str, TaskPolicy] = {}
 
@@ -132,15 +136,24 @@ class Installation:
     def _enter_process(self) -> None:
         """The first task of this process: from here on its SDK clients are guarded. Never before a fork, and in the
         main process of a worker that has children only where Celery calls an errback there."""
-        pid = os.getpid()
-        if self._pid == pid:
+        if self._pid == os.getpid():
             return
-        if self.settings.instrument:
-            if self._given is not None or self.settings.config is not None:
-                instrument(self.guard)
-            elif not is_active():
-                instrument()
-        self._pid = pid
+        with self._entering:  # the body of another first task must not meet HTTP libraries that are half imported
+            if self._pid != os.getpid():
+                self._guard_clients()
+                self._pid = os.getpid()
+
+    def _guard_clients(self) -> None:
+        if not self.settings.instrument:
+            return
+        if self._given is not None or self.settings.config is not None:
+            instrument(self.guard)
+        elif not is_active():
+            instrument()
+
+    def _forget(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self._entering = threading.Lock()
 
     def _subject(self, task: Task, request: Context) -> Task:
         """The task whose code runs: of `celery.map` and `celery.starmap` that which they call for each item."""
