@@ -57,8 +57,9 @@ def test_from_the_trip_to_the_run_that_succeeds(tmp_path: Path) -> None:
         r.llmguard("trips", "reset", trip["id"])
         assert r.llmguard("trips", "list") == []
         records = r.llmguard("audit", "tail")
-        assert [record["action"] for record in records] == ["trip", "dead_letter.requeue", "trip.reset"]
+        did = ["config.changed", "trip", "dead_letter.requeue", "trip.reset"]
+        assert [record["action"] for record in records] == did
         verified = r.llmguard("audit", "verify")
-        assert (verified["records"], verified["flaws"]) == (3, [])
+        assert (verified["records"], verified["flaws"]) == (len(did), [])
         assert len(there.got) == 1
         assert worker.log.read_text().count("runaway: task") == 1
