@@ -54,6 +54,6 @@ def test_a_reset_and_one_requeued_letter_are_one_new_run(tmp_path: Path) -> None
         assert made.provider.paid("job") == made.notes("job")["run"] == PAID + 1
         assert made.llmguard("dlq", "requeue", "--app", TASKS, "--max", "1", worker=worker)["requeued"] == []
         actions = [record["action"] for record in made.llmguard("audit", "tail")]
-        assert actions == ["trip", "trip.reset", "dead_letter.requeue"]
+        assert actions == ["config.changed", "trip", "trip.reset", "dead_letter.requeue"]
         assert made.llmguard("audit", "verify")["flaws"] == []
         assert made.provider.paid("job") == PAID + 1

@@ -17,11 +17,16 @@ from llmguard.runtime.context import context, current
 
 @pytest.fixture
 def carried() -> Iterator[None]:
+    others = list(threads._users)  # guarded applications of other tests in this process
+    for user in others:
+        threads.remove(user)
     threads.install("test")
     yield
     threads.remove("test")
     assert threading.Thread.start is threads._start
     assert ThreadPoolExecutor.submit is threads._submit
+    for user in others:
+        threads.install(user)
 
 
 def team() -> str | None:
