@@ -5,7 +5,7 @@ PORT ?= 8080
 CONFIG ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: serve demo test test-workers bench lint lock clean
 
