@@ -6,6 +6,7 @@ buckets once (:attr:`~llmguard.core.buckets.Plan.kept`) needs nothing but the am
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TypeVar, overload
 
@@ -24,8 +25,9 @@ class _OfPlan(Sequence[T]):
     plan: Plan
     _made: tuple[T, ...] | None
 
+    @abstractmethod
     def _make(self, bucket: Bucket) -> T:
-        raise NotImplementedError
+        """The member for one bucket."""
 
     def _all(self) -> tuple[T, ...]:
         if self._made is None:

@@ -12,14 +12,13 @@ import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Final, Literal
 
-from llmguard.core.edge import credential
 from llmguard.core.exchange import Exchange, Pipeline, Stage
 from llmguard.errors import ConfigError, Problem
 from llmguard.forward.engine import Headers
 from llmguard.forward.relay import Reply, comes_whole, content_type
 from llmguard.guard import Guard, get_guard
 from llmguard.providers.routes import Op
-from llmguard.proxy.front import Front, Opened, Pairs
+from llmguard.proxy.front import Front, Head, Pairs
 from llmguard.runtime.context import current
 from llmguard.stages import attributed, audit, cache, meter, quota, route, runaway, tenancy
 
@@ -173,28 +172,28 @@ class Desk:
 
     def head(
         self, layers: Sequence[Layer], method: str, raw: bytes, query: bytes, headers: Pairs, event_id: str
-    ) -> Opened | Reply:
+    ) -> Head | Reply:
         """Check a head; ``raw`` is the undecoded path below the mount point. A reply is the final answer."""
         first: Reply | None = None
         for path in layers[0].routes.readings(raw):
-            opened = self._front.open(method, path, query, headers, event_id)
-            if isinstance(opened, Opened):
-                return opened
-            first = first or opened
+            head = self._front.read(method, path, query, headers, event_id)
+            if isinstance(head, Head):
+                return head
+            first = first or head
         assert first is not None
         return first
 
-    def exchange(self, layers: Sequence[Layer], opened: Opened, body: bytes, now: int) -> Exchange | Reply:
+    def exchange(self, layers: Sequence[Layer], head: Head, body: bytes, event_id: str, now: int) -> Exchange | Reply:
         """The call that a request makes, not yet opened. A reply is the final answer."""
-        call = self._front.call(opened, body)
+        call = self._front.call(head, body, event_id)
         if isinstance(call, Reply):
             return call
         concerns = frozenset(layer.concern for layer in layers)
-        if opened.route.op is Op.MODELS:  # a list costs nothing, but is not for everybody
+        if head.route.op is Op.MODELS:  # a list costs nothing, but is not for everybody
             concerns &= {"authn"}
-        secret = credential(opened.headers) if "authn" in concerns else None
+        secret = head.secret if "authn" in concerns else None
         pipeline = self._pipeline(concerns)
-        x = Exchange(call, opened.dialect, pipeline, event_id=opened.event_id, secret=secret, now=now)
+        x = Exchange(call, head.dialect, pipeline, event_id=event_id, secret=secret, now=now)
         if "authn" not in concerns:
             x.caller = current()
         return x

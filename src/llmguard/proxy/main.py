@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 from llmguard.errors import LLMGuardError
 from llmguard.forward.relay import Reply
 from llmguard.guard import Guard
-from llmguard.proxy.app import Gateway, Local, Scope, Send
-from llmguard.proxy.build import build_gateway
+from llmguard.proxy.app import Gateway, Scope, Send
 from llmguard.proxy.callers import Receive
+from llmguard.proxy.front import Front, Local, probes
 from llmguard.proxy.mounts import check_layers, check_mounts
 from llmguard.runtime.samples import samples
 from llmguard.runtime.service import Service
 from llmguard.sinks import prometheus
-
-_JSON = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
 class Application:
@@ -44,7 +40,8 @@ class Application:
             gateway = service.kept.get(self)
             if gateway is None:
                 check_mounts(scope.get("app"), self)
-                gateway = service.kept[self] = build_gateway(self.gateway_of, service, self._local(service))
+                front = Front(self.gateway_of, self._local(service))
+                gateway = service.kept[self] = Gateway(self.gateway_of.relay(service), front)
             assert isinstance(gateway, Gateway)
             await gateway(scope, receive, send)
 
@@ -68,16 +65,11 @@ class Application:
     def _local(self, service: Service) -> Local:
         """What this process says of itself."""
 
+        probe = probes(lambda: ["shutting down"] if self.draining else service.not_ready())
+
         def answer(path: str) -> Reply | None:
-            if path == "/livez":
-                return Reply(200, _JSON, b'{"status":"alive"}')
-            if path == "/readyz":
-                reasons = ["shutting down"] if self.draining else service.not_ready()
-                body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
-                return Reply(503 if reasons else 200, _JSON, body)
             if path == "/metrics":
-                content_type = (b"content-type", prometheus.CONTENT_TYPE)
-                return Reply(200, [content_type], prometheus.render(samples(service)))
-            return None
+                return Reply(200, [(b"content-type", prometheus.CONTENT_TYPE)], prometheus.render(samples(service)))
+            return probe(path)
 
         return answer

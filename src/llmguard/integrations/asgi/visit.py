@@ -100,11 +100,12 @@ class Visit:
         """Let the request in, or answer it."""
         scope, desk, caller = self._scope, self._desk, self._caller
         method, query, headers = scope["method"], scope["query_string"], scope["headers"]
-        opened = desk.head(self._layers, method, path_below(scope), query, headers, uuid7())
-        if isinstance(opened, Reply):
-            return opened
+        event_id = uuid7()
+        head = desk.head(self._layers, method, path_below(scope), query, headers, event_id)
+        if isinstance(head, Reply):
+            return head
         body = await _read_body(self._receive, desk.body_limit)
-        x = desk.exchange(self._layers, opened, body, self._runtime.now())
+        x = desk.exchange(self._layers, head, body, event_id, self._runtime.now())
         if isinstance(x, Reply):
             return x
         desk.callers.listen(caller)

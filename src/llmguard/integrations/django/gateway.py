@@ -6,7 +6,6 @@ One asynchronous view for both would cost Django a loop per request under WSGI, 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
@@ -19,7 +18,6 @@ from django.urls import ResolverMatch, URLPattern
 from django.urls.resolvers import RegexPattern
 from django.views.decorators.csrf import csrf_exempt
 
-from llmguard.core.edge import credential
 from llmguard.forward.blocking.engine import CallerGone
 from llmguard.forward.engine import Headers
 from llmguard.forward.relay import Reply, refused
@@ -27,7 +25,7 @@ from llmguard.guard import Guard, get_guard
 from llmguard.integrations.wsgi.app import Body, WsgiApplication, native
 from llmguard.integrations.wsgi.environ import BodyMissing
 from llmguard.providers.routes import Op
-from llmguard.proxy.front import Front
+from llmguard.proxy.front import Front, probes
 from llmguard.proxy.mounts import path_below
 from llmguard.runtime.ids import uuid7
 from llmguard.runtime.service import Service
@@ -78,36 +76,23 @@ class AsyncGateway:
     """The gateway of one event loop, for requests that Django has taken apart."""
 
     def __init__(self, guard: Guard, service: Service) -> None:
-        self._service = service
         self._relay = guard.relay(service)
-        self._front = Front(guard)
+        self._front = Front(guard, probes(service.not_ready))
 
     async def answer(self, request: HttpRequest, path: bytes) -> Reply:
         """Answer a request for the undecoded ``path`` below the gateway's prefix."""
         method, event_id = request.method or "GET", uuid7()
-        if method == "GET" and (local := self._local(path)) is not None:
-            return local
-        query = request.scope["query_string"]
-        opened = self._front.open(method, path, query, list(request.scope["headers"]), event_id)
-        if isinstance(opened, Reply):
-            return opened
-        call = self._front.call(opened, request.read(self._front.limits.body + 1))
+        front, query = self._front, request.scope["query_string"]
+        head = front.read(method, path, query, list(request.scope["headers"]), event_id)
+        if isinstance(head, Reply):
+            return head
+        call = front.call(head, request.read(front.limits.body + 1), event_id)
         if isinstance(call, Reply):
             return call
-        secret = credential(opened.headers)
-        if opened.route.op is Op.MODELS:
-            refusal = await self._relay.verify(call, opened.dialect, secret, event_id)
-            return refused(opened.dialect, refusal, event_id) if refusal else self._front.models(opened)
-        return await self._relay(call, opened.dialect, secret, event_id)
-
-    def _local(self, path: bytes) -> Reply | None:
-        if path == b"/livez":
-            return Reply(200, _READY, b'{"status":"alive"}')
-        if path == b"/readyz":
-            reasons = self._service.not_ready()
-            body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
-            return Reply(503 if reasons else 200, _READY, body)
-        return None
+        if head.route.op is Op.MODELS:
+            refusal = await self._relay.verify(call, head.dialect, head.secret, event_id)
+            return front.models(head, event_id) if refusal is None else refused(head.dialect, refusal, event_id)
+        return await self._relay(call, head.dialect, head.secret, event_id)
 
 
 class AsyncBody:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import http
-import json
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from llmguard.config.loading import Source
-from llmguard.core.edge import credential
 from llmguard.forward.blocking.build import build_engines
 from llmguard.forward.blocking.engine import CallerGone
 from llmguard.forward.blocking.relay import BlockingRelay, BlockingReply
@@ -20,7 +18,7 @@ from llmguard.guard import Guard, get_guard
 from llmguard.integrations.wsgi.environ import BodyMissing, Environ, caller_of, header_pairs, raw_path, read_body
 from llmguard.providers.base import mask_secrets
 from llmguard.providers.routes import Op
-from llmguard.proxy.front import Front
+from llmguard.proxy.front import Front, probes
 from llmguard.proxy.mounts import check_layers
 from llmguard.runtime.ids import uuid7
 from llmguard.runtime.process import ProcessService
@@ -51,7 +49,7 @@ class WsgiApplication:
     def __init__(self, guard: Guard) -> None:
         self.gateway_of = guard
         """Tells layers around it that it does everything itself."""
-        self._front = Front(guard)
+        self._front = Front(guard, probes(lambda: guard.process().not_ready()))
         self._relay: tuple[ProcessService, BlockingRelay] | None = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -69,20 +67,17 @@ class WsgiApplication:
         check_layers(environ, self.gateway_of.scope_key)
         path = raw_path(environ)
         relay = self._running()
-        if method == "GET" and (local := self._local(path)) is not None:
-            return local
-        query = environ.get("QUERY_STRING", "").encode("latin-1")
-        opened = self._front.open(method, path, query, header_pairs(environ), event_id)
-        if isinstance(opened, Reply):
-            return plain(opened)
-        call = self._front.call(opened, read_body(environ, self._front.limits.body))
+        front, query = self._front, environ.get("QUERY_STRING", "").encode("latin-1")
+        head = front.read(method, path, query, header_pairs(environ), event_id)
+        if isinstance(head, Reply):
+            return plain(head)
+        call = front.call(head, read_body(environ, front.limits.body), event_id)
         if isinstance(call, Reply):
             return plain(call)
-        secret = credential(opened.headers)
-        if opened.route.op is Op.MODELS:
-            refusal = relay.verify(call, opened.dialect, secret, event_id)
-            return plain(refused(opened.dialect, refusal, event_id) if refusal else self._front.models(opened))
-        return relay(call, opened.dialect, secret, event_id, caller_of(environ))
+        if head.route.op is Op.MODELS:
+            refusal = relay.verify(call, head.dialect, head.secret, event_id)
+            return plain(front.models(head, event_id) if refusal is None else refused(head.dialect, refusal, event_id))
+        return relay(call, head.dialect, head.secret, event_id, caller_of(environ))
 
     def _running(self) -> BlockingRelay:
         """The relay of this process."""
@@ -96,15 +91,6 @@ class WsgiApplication:
             relay = BlockingRelay(service, stages, upstreams, engines, mask_secrets, drains)
             running = self._relay = service, relay
         return running[1]
-
-    def _local(self, path: bytes) -> BlockingReply | None:
-        if path == b"/livez":
-            return BlockingReply(200, _JSON, b'{"status":"alive"}')
-        if path == b"/readyz":
-            reasons = self.gateway_of.process().not_ready()
-            body = json.dumps({"status": "not ready" if reasons else "ready", "reasons": reasons}).encode()
-            return BlockingReply(503 if reasons else 200, _JSON, body)
-        return None
 
 
 def plain(reply: Reply) -> BlockingReply:

@@ -81,11 +81,12 @@ class Visit:
     def _serve(self, environ: Environ) -> Exchange | BlockingReply:
         """Decide: a call that may go in, or an answer."""
         desk, method, query = self._desk, environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "").encode("latin-1")
-        opened = desk.head(self._layers, method, raw_path(environ), query, header_pairs(environ), uuid7())
-        if isinstance(opened, Reply):
-            return plain(opened)
+        event_id = uuid7()
+        head = desk.head(self._layers, method, raw_path(environ), query, header_pairs(environ), event_id)
+        if isinstance(head, Reply):
+            return plain(head)
         body = read_body(environ, desk.body_limit)
-        x = desk.exchange(self._layers, opened, body, self._runtime.now())
+        x = desk.exchange(self._layers, head, body, event_id, self._runtime.now())
         return plain(x) if isinstance(x, Reply) else self._decide(x)
 
     def _decide(self, x: Exchange) -> Exchange | BlockingReply:

@@ -20,18 +20,15 @@ from llmguard.core.balances import SHARE
 from llmguard.core.holds import Charges, Holds
 from llmguard.core.moves import (
     Admitted,
-    Again,
     Answer,
     Assert,
     Begin,
     Charge,
     Correct,
-    Denied,
     Done,
     Extend,
     Hold,
     Known,
-    Level,
     Load,
     Move,
     Open,
@@ -40,30 +37,15 @@ from llmguard.core.moves import (
     Reserve,
     Settle,
     Trip,
-    Turn,
     Untrip,
 )
-from llmguard.core.runs import Enter, Entered, Leave, Paid, Peek, Seen, Standing, Tally, Verdict
+from llmguard.core.runs import Enter, Leave, Paid, Peek, Tally
+from llmguard.stores.redis.answers import DECODERS, VERDICTS, read_levels
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
-_REFUSED = ("", "too_large", "spent", "insufficient", "contended", "tripped", "concurrency", "rate", "tally")
-_VERDICTS: tuple[Verdict, ...] = (
-    "go",
-    "tripped",
-    "done",
-    "running",
-    "paid",
-    "lost",
-    "tally",
-    "breaker",
-    "retry_budget",
-)
-_AGAIN = ("", "cold", "stale", "window", "gone")
-
 Fields = list[Any]
-Levels = tuple[Level, ...]
 
 
 class Batch:
@@ -88,8 +70,8 @@ class Batch:
         """The answers, in the order of the moves."""
         read = iter(_unpack(reply)).__next__
         now, seq = read(), read()
-        answers: list[Answer] = [_DECODERS[read()](read, move, now, seq) for move in self._moves]
-        levels = [_levels(read, read()) for _ in self._sets]
+        answers: list[Answer] = [DECODERS[read()](read, move, now, seq) for move in self._moves]
+        levels = [read_levels(read, read()) for _ in self._sets]
         shown = iter(self._shown)
         for move, answer in zip(self._moves, answers, strict=True):
             if type(move) is Reserve or type(move) is Extend:
@@ -285,7 +267,7 @@ def _enter(batch: Batch, move: Enter) -> Fields:
         *(move.breaker or (-1, 0, 0)),
         *(move.retry or (-1, 0)),
         int(move.is_retry),
-        *[int(verdict in move.warn_only) for verdict in _VERDICTS[1:]],
+        *[int(verdict in move.warn_only) for verdict in VERDICTS[1:]],
         len(move.trips),
         *[batch.trip(trip) for trip in move.trips],
     ]
@@ -323,88 +305,3 @@ _ENCODERS: dict[type[Any], tuple[int, Callable[[Batch, Any], Fields]]] = {
     Paid: (15, _paid),
     Peek: (16, _peek),
 }
-
-Read = Callable[[], Any]
-
-
-def _levels(read: Read, count: int) -> Levels:
-    return tuple([Level(read(), read(), read(), read()) for _ in range(count)]) if count else ()
-
-
-def _pairs(read: Read, count: int) -> tuple[tuple[int, int], ...]:
-    return tuple([(read(), read()) for _ in range(count)]) if count else ()
-
-
-def _admitted(read: Read, move: Reserve, now: int, seq: int) -> Answer:
-    max_output, again = read(), read()
-    rates = _pairs(read, len(move.rates))
-    counts = tuple([read() for _ in move.tallies]) if move.tallies else ()
-    crossed = _pairs(read, read())
-    return Admitted(now, seq, None if max_output < 0 else max_output, (), rates, again == 1, crossed, counts)
-
-
-def _denied(read: Read, move: Move, now: int, seq: int) -> Answer:
-    why, index, retry_ms = _REFUSED[read()], read(), read()
-    level = _levels(read, 1)[0] if read() else None
-    return Denied(now, why, index, level, retry_ms, _pairs(read, read()))
-
-
-def _done(read: Read, move: Move, now: int, seq: int) -> Answer:
-    changed, gone = read() == 1, read()
-    if not gone:
-        return Done(now, changed)
-    rids = move.rids if isinstance(move, Renew | Known) else ()
-    return Done(now, changed, (), tuple([rids[read()] for _ in range(gone)]))
-
-
-def _again(read: Read, move: Move, now: int, seq: int) -> Answer:
-    return Again(now, _AGAIN[read()])
-
-
-def _turn(read: Read, move: Move, now: int, seq: int) -> Answer:
-    return Turn(now, read())
-
-
-def _entered(read: Read, move: Enter, now: int, seq: int) -> Answer:
-    verdict, index, paid, started, lost, running, opened = _VERDICTS[read() - 1], *[read() for _ in range(6)]
-    counts = tuple([read() for _ in move.tallies]) if verdict == "go" else ()
-    warned = tuple([_VERDICTS[read() - 1] for _ in range(read())])
-    return Entered(now, verdict, index, paid, started, lost, running, opened == 1, counts, warned)
-
-
-def _seen(read: Read, move: Peek, now: int, seq: int) -> Answer:
-    return Seen(now, tuple([_standing(read) for _ in move.names]))
-
-
-def _standing(read: Read) -> Standing:
-    until = read()
-    counts = tuple(sorted([(_text(read()), int(read())) for _ in range(read())]))
-    paid, started, lost, running, done, open_until, ended, failed = [read() for _ in range(8)]
-    return Standing(
-        None if until < 0 else until,
-        counts,
-        paid,
-        started,
-        lost,
-        running,
-        done == 1,
-        open_until or None,
-        ended,
-        failed,
-    )
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode()
-
-
-_DECODERS: tuple[Callable[[Read, Any, int, int], Answer], ...] = (
-    _again,
-    _admitted,
-    _denied,
-    _done,
-    _again,
-    _turn,
-    _entered,
-    _seen,
-)
