@@ -1,7 +1,7 @@
 """Every known way to run away, on every pool where it exists: stock Celery does, the guard stops it.
 
-All rows of all pools run at the same time, each under a tag of its own, first stock and then guarded; the tests look at
-what became of them. "Paid" is what the provider answered. One silence of thirty seconds is watched for all of them.
+Many rows of several pools run at the same time, each under a tag of its own, first stock and then guarded; the tests
+look at what became of them. "Paid" is what the provider answered. One silence of thirty seconds is watched for all.
 `pytest -k "guarded and prefork-autoretry"` starts no more than it needs.
 
 The suite plays the stock half on prefork, and on RabbitMQ the rows whose mode is the broker's; `make test-workers`

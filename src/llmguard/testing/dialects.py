@@ -142,11 +142,14 @@ class DialectSuite:
         assert len(passed) < len(stream.reply)
 
     def test_a_stream_that_is_cut_off_ends_in_whole_events(self, stream: Example, rng: random.Random) -> None:
-        """Wherever the guard cuts it, the caller sees whole events, and the last words say why."""
+        """Wherever the guard cuts it, the caller sees whole events, and the last words say why.
+
+        Unless the answer was over: where no event says so (``terminal``), its finish reason does.
+        """
         for _ in range(40):
             reader = self._reader(stream)
             passed = reader.feed(stream.reply[: rng.randrange(len(stream.reply))])
-            if reader.finished:
+            if reader.finished or (not stream.terminal and reader.finish_reason is not None):
                 continue
             ended = passed + reader.cut(REFUSAL, _RID)
             assert REFUSAL.message.encode() in ended
