@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import socket
 import struct
 import threading
@@ -156,6 +157,12 @@ def post(path: str, body: bytes, *lines: str) -> bytes:
 
 def read_answer(sock: socket.socket) -> tuple[int, bytes]:
     """One answer with a length: its status and its body."""
+    head, body = read_parts(sock)
+    return int(head[9:12]), body
+
+
+def read_parts(sock: socket.socket) -> tuple[bytes, bytes]:
+    """One answer with a length: its head and its body."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += read_some(sock)
@@ -164,7 +171,7 @@ def read_answer(sock: socket.socket) -> tuple[int, bytes]:
     while len(body) < length:
         body += read_some(sock)
     assert len(body) == length, "bytes behind the answer"
-    return int(head[9:12]), body
+    return head, body
 
 
 def read_some(sock: socket.socket) -> bytes:
@@ -234,7 +241,9 @@ def test_100_requests_sent_ahead_are_answered_in_order(served: Served) -> None:
 def test_a_refused_caller_gets_to_read_why(served: Served, data: bytes, status: int) -> None:
     with served.connected() as sock:
         sock.sendall(data)
-        assert read_answer(sock)[0] == status
+        head, _ = read_parts(sock)
+        assert int(head[9:12]) == status
+        assert re.search(rb"\r\nx-llmguard-request-id: [0-9a-f-]{36}(\r\n|$)", head)
         assert read_all(sock) == b""
     wait_until(lambda: not served.server.server_state.connections)
 

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import http
+import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from llmguard.runtime.ids import uuid7
+
 if TYPE_CHECKING:
     from llmguard.proxy.protocol import HttpProtocol
 
 log = logging.getLogger("llmguard.proxy")
 
+Fault = tuple[int, str, str]
+"""Why the server itself answers a request: status, code and message."""
 Fields = list[tuple[bytes, bytes]]
 Message = MutableMapping[str, Any]
 ASGI = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
@@ -186,3 +191,17 @@ def encode_head(status: int, fields: Fields) -> bytes:
     if lines.translate(None, _TEXT) != b"\r\n" * (len(fields) + 2):
         raise ValueError("a header field of the response has a character that may not stand in it")
     return lines
+
+
+def encode_fault(fault: Fault, fields: Fields) -> bytes:
+    """The response to a request that no application has answered, with ``fields`` in its head."""
+    status, code, message = fault
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    body = json.dumps({"error": {"message": message, "type": kind, "code": code}}).encode()
+    own = [
+        (b"content-type", b"application/json"),
+        (b"connection", b"close"),
+        (b"x-llmguard-request-id", uuid7().encode()),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return encode_head(status, [*fields, *own]) + body

@@ -13,7 +13,6 @@ access log, switches to no other protocol and knows no limit of concurrency.
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import struct
 from collections import deque
@@ -27,7 +26,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from llmguard.proxy.cycle import CLOSE, Cycle, Fields, Message, encode_head
+from llmguard.proxy.cycle import CLOSE, Cycle, Fault, Fields, Message, encode_fault
 from llmguard.proxy.heads import MEMO, KnownHead, learn
 
 HEAD_BYTES = 64 * 1024
@@ -46,7 +45,6 @@ SWEEP_SECONDS = 1.0
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _RESET = struct.pack("ii", 1, 0)
 
-Fault = tuple[int, str, str]
 LARGE_HEAD = (431, "headers_too_large", "The request has too many or too large headers.")
 SLOW_HEAD = (408, "request_timeout", "The request took too long to arrive.")
 UPGRADE = (400, "upgrade_refused", "The protocol cannot be changed on this connection.")
@@ -361,11 +359,7 @@ class HttpProtocol(asyncio.Protocol):
             self._waiting.pop()
 
     def _answer(self, fault: Fault) -> None:
-        status, code, message = fault
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        body = json.dumps({"error": {"message": message, "type": kind, "code": code}}).encode()
-        fields = [*self.server_state.default_headers, (b"content-type", b"application/json"), (b"connection", b"close")]
-        self.transport.write(encode_head(status, [*fields, (b"content-length", b"%d" % len(body))]) + body)
+        self.transport.write(encode_fault(fault, self.server_state.default_headers))
         self._leave()
 
     def _leave(self, *, at_once: bool = False) -> None:
