@@ -20,6 +20,8 @@ PLAIN_TIERS = frozenset(
     ("", "default", "standard", "on_demand", "flex", "batch", "scale", "provisioned", "unspecified")
 )
 """Service tiers of providers that never cost more than the plain price of a model."""
+AT_PLACE = "@"
+"""Between a tier and the place where the caller wants to be served: `fast@us`, `@us`."""
 
 
 def nano_from_usd(amount: Decimal | str | int) -> int:

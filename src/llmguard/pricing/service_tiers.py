@@ -9,7 +9,7 @@ from typing import Final
 
 from genai_prices.types import ModelInfo
 
-from llmguard.core.money import PLAIN_TIERS, Price
+from llmguard.core.money import AT_PLACE, PLAIN_TIERS, Price
 from llmguard.pricing.convert import dearer, price_from_list
 
 AUTO: Final = "auto"
@@ -22,6 +22,10 @@ _PREMIUMS: Final = {"fast": Fraction(5, 2), "priority": Fraction(5, 2)}
 """The most that a tier of this name costs of the plain price, for any model that the catalog lists with it."""
 _DEAREST_PREMIUM: Final = Fraction(6)
 """The most that any tier costs: OpenAI's `ultrafast` (its guide "Ultrafast mode" and price of GPT-6 Astra)."""
+_RESIDENCE: Final = Fraction(11, 10)
+"""What Anthropic's models cost where they are bound to a place, of their price anywhere and at every tier: Anthropic's
+price list, "Data residency pricing"."""
+_PLACES: Final = ("us",)
 _UNTOUCHED: Final = Fraction(1)
 
 
@@ -34,11 +38,17 @@ class Tiered:
 
 
 def at_tier(plain: Price, provider_id: str, info: ModelInfo | None, tier: str, now: datetime) -> Tiered:
-    """The price of a model at ``tier``.
+    """The price of a model at ``tier``, which may name a place, too (see :data:`llmguard.core.money.AT_PLACE`).
 
     A tier that is not listed costs the plain price where its name promises no more, else the most that tiers of this
     name cost, with ``known`` False. ``auto`` costs the dearest tier that is listed.
     """
+    word, _, place = tier.partition(AT_PLACE)
+    tiered = _by_word(plain, provider_id, info, word, now)
+    return _bound(tiered, place) if place else tiered
+
+
+def _by_word(plain: Price, provider_id: str, info: ModelInfo | None, tier: str, now: datetime) -> Tiered:
     listed = _listed(plain, info, now) if info else {}
     if tier == AUTO:
         return max((Tiered(plain), *listed.values()), key=lambda tiered: tiered.premium)
@@ -51,6 +61,12 @@ def at_tier(plain: Price, provider_id: str, info: ModelInfo | None, tier: str, n
         return Tiered(replace(dearer(plain, documented), version=f"{plain.version} {tier}"), documented)
     premium = _PREMIUMS.get(tier, _DEAREST_PREMIUM)
     return Tiered(replace(dearer(plain, premium), version=f"{plain.version} dearest tier", known=False), premium)
+
+
+def _bound(tiered: Tiered, place: str) -> Tiered:
+    price, known = dearer(tiered.price, _RESIDENCE), place in _PLACES
+    version = f"{price.version} {place if known else 'dearest place'}"
+    return Tiered(replace(price, version=version, known=known and price.known), tiered.premium * _RESIDENCE)
 
 
 def _listed(plain: Price, info: ModelInfo, now: datetime) -> dict[str, Tiered]:

@@ -17,7 +17,7 @@ from llmguard.core.decision import Refuse
 from llmguard.core.ports import Reader
 from llmguard.errors import BadCall
 from llmguard.providers import objects
-from llmguard.providers.anthropic_reply import MessagesReader, error_body
+from llmguard.providers.anthropic_reply import MessagesReader, error_body, tier_word
 from llmguard.providers.base import (
     decode,
     encode,
@@ -51,6 +51,7 @@ MESSAGE_TOKENS = 4
 _CLIENT_TOOLS = ("bash_", "computer_", "memory_", "text_editor_")
 """Types of Anthropic's tools that the caller runs."""
 _PLAIN = frozenset({"model", "messages", "max_tokens", "stream", "system", "temperature", "tools", "tool_choice"}) | {
+    "inference_geo",
     "metadata",
     "output_config",
     "service_tier",
@@ -183,7 +184,7 @@ class AnthropicMessages:
             writes_cache=prompt.cached,
             hidden_output=_thinks(doc, name),
             # Not `service_tier`: Priority Tier is capacity bought beforehand, its tokens have no price of their own.
-            service_tier=take_str(doc, "speed"),
+            service_tier=tier_word(take_str(doc, "speed"), take_str(doc, "inference_geo")),
             web_searches=prompt.searches,
             reads=tuple(dict.fromkeys(prompt.reads)) if prompt.reads else (),
         )
@@ -216,7 +217,8 @@ class AnthropicMessages:
 
     def reader(self, call: Call, *, asked_usage: bool) -> Reader:
         """A fresh reader; Anthropic always reports usage, so there is nothing to ask for."""
-        return MessagesReader()
+        doc = call.doc or {}
+        return MessagesReader(doc.get("inference_geo"))
 
     def refusal(self, refuse: Refuse, request_id: str) -> bytes:
         """An error as the API writes them."""

@@ -10,6 +10,7 @@ import msgspec
 from llmguard.core import sse
 from llmguard.core.call import ObjectRef
 from llmguard.core.decision import Refuse
+from llmguard.core.money import AT_PLACE
 from llmguard.core.usage import Usage
 from llmguard.providers.base import encode, llmguard_object
 from llmguard.providers.overlong import usage_in
@@ -27,6 +28,8 @@ _ERROR_TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+_ANYWHERE = (None, "", "global", "not_available")
+"""Values of `inference_geo` that bind a call to no place."""
 
 
 def error_body(refuse: Refuse, request_id: str) -> bytes:
@@ -121,6 +124,11 @@ def _word(value: object) -> str | None:
     return value if type(value) is str else None
 
 
+def tier_word(speed: str | None, place: str | None) -> str | None:
+    """The tier of a call by its `speed` and its `inference_geo`; wherever it may be served, that says nothing."""
+    return speed if place in _ANYWHERE else f"{speed or ''}{AT_PLACE}{place}"
+
+
 def _count(reported: dict[str, Any], name: str) -> int | None:
     value = reported.get(name)
     return value if type(value) is int and value >= 0 else None
@@ -137,10 +145,12 @@ class MessagesReader(SSEReader):
     TERMINAL = re.compile(rb"[\r\n]*(?:event: ?(?:message_stop|error)|data: ?\[)")
     ERROR_NAME = b"event: error\n"
 
-    __slots__ = ("_reported",)
+    __slots__ = ("_asked_place", "_reported")
 
-    def __init__(self) -> None:
+    def __init__(self, asked_place: str | None = None) -> None:
+        """``asked_place`` is where the caller wants to be served; it counts where the reply names no place."""
         super().__init__()
+        self._asked_place = asked_place
         self._reported: dict[str, Any] = {}
 
     def _event(self, data: bytes) -> Fate:
@@ -186,7 +196,7 @@ class MessagesReader(SSEReader):
         if type(message.usage) is dict:
             self._files(message.content)
             self.usage = usage_of(message.usage)
-            self.service_tier = _word(message.usage.get("speed"))
+            self._note_tier(message.usage)
 
     def _overlong_end(self, head: bytes, window: bytes) -> Fate:
         if b'"message_' in head[:200]:
@@ -203,7 +213,10 @@ class MessagesReader(SSEReader):
         """Later numbers replace earlier ones; a delta leaves out what does not apply to it."""
         if type(usage) is dict:
             self._reported.update((name, value) for name, value in usage.items() if value is not None)
-            self.service_tier = _word(self._reported.get("speed"))
+            self._note_tier(self._reported)
+
+    def _note_tier(self, usage: dict[str, Any]) -> None:
+        self.service_tier = tier_word(_word(usage.get("speed")), _word(usage.get("inference_geo")) or self._asked_place)
 
     def _container(self, container: object) -> None:
         if type(container) is dict and type(container.get("id")) is str:

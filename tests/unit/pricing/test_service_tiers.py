@@ -45,6 +45,9 @@ def price(provider: str, model: str, tier: str | None = None, *overrides: Overri
         ("openai", "gpt-5-nano", "auto", "0.05", "0.4"),  # sold at no dearer tier
         ("openai", "gpt-4o", "flex", "2.5", "10"),  # not sold at flex: the plain price
         ("anthropic", "claude-opus-5", "fast", "10", "50"),
+        ("anthropic", "claude-opus-5", "@us", "5.5", "27.5"),  # bound to a place: a tenth more
+        ("anthropic", "claude-opus-5", "standard@us", "5.5", "27.5"),
+        ("anthropic", "claude-opus-5", "fast@us", "11", "55"),
         ("gemini", "gemini-3-flash-preview", "priority", "0.9", "5.4"),  # 1.8 times the plain price
         ("groq", "llama-3.3-70b-versatile", "on_demand", "0.59", "0.79"),
     ],
@@ -102,6 +105,20 @@ def test_an_override_pays_a_dear_tiers_premium_and_never_its_discount() -> None:
     assert price("openai", "gpt-5", "priority", mine).rates == Rates(200, 400, cached_input=20)
     assert price("openai", "gpt-5", "flex", mine).rates == Rates(100, 200, cached_input=10)
     assert price("sandbox", "x", "priority", mine).rates == Rates(100, 200, cached_input=10)
+
+
+def test_another_place_costs_what_the_dearest_known_one_does_and_is_not_known() -> None:
+    found = price("anthropic", "claude-opus-5", "@" + "x" * 200)
+    assert (found.rates.input, found.known) == (Fraction("5.5") * DOLLAR, False)
+    assert found.version.endswith("dearest place")
+
+
+def test_a_place_raises_every_rate_of_tokens() -> None:
+    plain, there = price("anthropic", "claude-opus-5").rates, price("anthropic", "claude-opus-5", "@us").rates
+    for kind in ("cached_input", "cache_write", "cache_write_1h"):
+        assert getattr(there, kind) == getattr(plain, kind) * Fraction(11, 10), kind
+    mine = Override("*", Price(Rates(100, 200, cached_input=10), "config"))
+    assert price("anthropic", "claude-opus-5", "@us", mine).rates == Rates(110, 220, cached_input=11)
 
 
 def test_every_search_has_a_fee() -> None:

@@ -48,6 +48,9 @@ def test_the_tier_that_a_request_asks_for() -> None:
     assert responses(service_tier="flex").service_tier == "flex"
     assert messages(speed="fast", service_tier="auto").service_tier == "fast"
     assert messages(service_tier="auto").service_tier is None  # Priority Tier is bought beforehand
+    assert messages(inference_geo="us").service_tier == "@us"
+    assert messages(speed="fast", inference_geo="us").service_tier == "fast@us"
+    assert messages(speed="fast", inference_geo="global").service_tier == "fast"
     assert gemini(serviceTier="priority").service_tier == "priority"
     assert gemini(service_tier="FLEX").service_tier == "flex"
 
@@ -58,6 +61,7 @@ def test_the_tier_that_a_request_asks_for() -> None:
         lambda: chat(service_tier=3),
         lambda: responses(service_tier=["fast"]),
         lambda: messages(speed=True),
+        lambda: messages(inference_geo=["us"]),
         lambda: gemini(serviceTier=3),
         lambda: gemini(serviceTier="flex", service_tier="priority"),
     ],
@@ -173,6 +177,25 @@ def test_searches_that_chat_models_make_and_gateways_report() -> None:
     assert searches(whole(chat(), OpenAIChat(), reply | sonar)) == (18, None)
     assert searches(whole(chat(), OpenAIChat(), reply | {"model": "gpt-4o-search-preview-2025-03-11"})) == (1, None)
     assert searches(whole(chat(), OpenAIChat(), reply)) == (None, None)
+
+
+def test_the_place_that_a_message_was_served_in() -> None:
+    usage: Doc = {"input_tokens": 10, "output_tokens": 5}
+    reply = {"id": "m", "type": "message", "model": "claude-opus-5", "content": []}
+
+    def tier(asked: str | None, **told: str) -> str | None:
+        call = messages() if asked is None else messages(inference_geo=asked)
+        return whole(call, AnthropicMessages(), reply | {"usage": usage | told}).service_tier
+
+    assert tier(None) is None
+    assert tier(None, inference_geo="us") == "@us"  # as its workspace is set
+    assert tier(None, inference_geo="not_available", speed="standard") == "standard"
+    assert tier("us", inference_geo="global", speed="standard") == "standard"
+    assert tier("us", speed="fast") == "fast@us"  # the reply leaves it open
+    assert tier("us", speed="standard", inference_geo="us") == "standard@us"
+    begun = {"type": "message_start", "message": reply | {"usage": usage | {"inference_geo": "us"}}}
+    ended = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 7}}
+    assert streamed(messages(stream=True), AnthropicMessages(), begun, ended).service_tier == "@us"
 
 
 def test_the_speed_and_the_searches_of_a_message() -> None:

@@ -38,8 +38,10 @@ class Listener(Caller):
             self._end.set()
 
     def cancel(self, why: str) -> None:
-        """Stop the request, or let it go on unheard."""
-        if why == "hung_up" and self.drains and not self._ended:
+        """Stop the request, or let it go on unheard. Servers also speak of a hang-up after every reply."""
+        if why == "hung_up" and self._ended:
+            return
+        if why == "hung_up" and self.drains:
             self.muted = True
             self.extend(DRAIN_SECONDS)
         else:

@@ -176,7 +176,11 @@ class Visit:
             )
             return
         scope["headers"] = [*_without(scope["headers"], b"accept-encoding"), (b"accept-encoding", b"identity")]
-        await app(scope, receive, Tap(runtime, x, send, lambda: self._caller.cancel("cut")).send)
+        try:
+            await app(scope, receive, Tap(runtime, x, send, lambda: self._caller.cancel("cut")).send)
+        except Exception:
+            self._close(self._ending())  # middleware further out may end the reply as if it were whole
+            raise
 
     # ------------------------------------------------------------------ outward
 
