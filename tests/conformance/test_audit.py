@@ -8,8 +8,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
@@ -20,33 +19,11 @@ from llmguard.ledger.audit import MENDED, PRUNED, Position
 from llmguard.ledger.configurations import CHANGED
 from llmguard.ledger.models import audit, audit_head, keys
 from llmguard.ledger.objects import Owner
-from tests.support.ledger import PEPPER, T0, empty, letter, postgres_ledger, seed, sqlite_ledger, trip
+from tests.support.ledger import PEPPER, T0, empty, letter, trip
 
 PAYLOAD = Payload(
     "01a0c451-f2a0-7ccc-9e2f-eb89414c343c", T0 - 10**10, "default", "search", '{"q": "hü"}', "hello", 11, 5, True
 )
-
-
-@pytest.fixture(scope="module")
-def on_postgresql() -> Iterator[Ledger]:
-    with postgres_ledger() as opened:
-        yield opened
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    if request.param == "sqlite":
-        with sqlite_ledger(tmp_path) as opened:
-            yield opened
-        return
-    shared: Ledger = request.getfixturevalue("on_postgresql")
-    empty(shared)
-    yield shared
-
-
-@pytest.fixture
-def rng() -> random.Random:
-    return random.Random(seed())
 
 
 def written(ledger: Ledger, number: int = 5) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,44 +25,18 @@ from tests.support.ledger import (
     PEPPER,
     T0,
     charges,
-    empty,
     entry,
     hold,
     new_id,
     partial,
-    postgres_ledger,
-    seed,
     sent,
     settle,
-    sqlite_ledger,
 )
 
 MINUTE = 60_000
 QUARTER = 15 * MINUTE
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-
-
-@pytest.fixture(scope="module")
-def on_postgresql() -> Iterator[Ledger]:
-    with postgres_ledger() as opened:
-        yield opened
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    if request.param == "sqlite":
-        with sqlite_ledger(tmp_path) as opened:
-            yield opened
-        return
-    shared: Ledger = request.getfixturevalue("on_postgresql")
-    empty(shared)
-    yield shared
-
-
-@pytest.fixture
-def rng() -> random.Random:
-    return random.Random(seed())
 
 
 def spool_of(tmp_path: Path, **options: int) -> Spool:
