@@ -12,7 +12,7 @@ from tests.support.upstream import Answer, Seen
 MARK = "MARK"
 """Stands in bodies for the words by which the provider knows whose call it is."""
 ANY = "…"
-"""A header that must be there, whatever it says."""
+"""Of a header or a column: whatever it says."""
 
 Kind = Literal["gateway", "layers", "inside"]
 """What a door is: the whole gateway, layers around an application that calls the provider, or a guarded client."""
@@ -38,7 +38,8 @@ class Sees:
 class Call:
     """One request. ``leaves`` is the last thing heard before the caller hangs up, b"" for nothing.
 
-    ``meanwhile`` is made by somebody else after the first bytes of this one's reply have come.
+    ``meanwhile`` is made by somebody else after the first bytes of this one's reply have come. ``seen_elsewhere`` is
+    what must be heard at the doors that it names, or at those of a kind.
     """
 
     sees: Sees
@@ -50,7 +51,7 @@ class Call:
     leaves: bytes | None = None
     meanwhile: Call | None = None
     second_guard: bool = False
-    seen_elsewhere: Mapping[Kind, Sees] = field(default_factory=dict)
+    seen_elsewhere: Mapping[str, Sees] = field(default_factory=dict)
 
     def content(self, mark: str) -> bytes:
         """The body as it is sent."""
@@ -59,9 +60,9 @@ class Call:
         raw = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
         return raw.replace(MARK.encode(), mark.encode())
 
-    def wanted(self, kind: Kind) -> Sees:
-        """What must be heard at a door of this kind."""
-        return self.seen_elsewhere.get(kind, self.sees)
+    def wanted(self, door: str, kind: Kind) -> Sees:
+        """What must be heard at a door."""
+        return self.seen_elsewhere.get(door) or self.seen_elsewhere.get(kind) or self.sees
 
     def all(self) -> tuple[Call, ...]:
         """This call, and the one that is made meanwhile before it."""
@@ -95,7 +96,7 @@ class Scenario:
     """A name, which is also the team; one sentence; what happens; and what must be on record afterwards.
 
     ``forwarded`` counts the requests that the provider gets, ``rows`` are those of the team in order, ``second`` those
-    in the ledger of the other guard. ``rows_elsewhere`` has what differs by the kind of door.
+    in the ledger of the other guard. ``timed`` names the columns that depend on the moment.
     """
 
     name: str
@@ -105,11 +106,7 @@ class Scenario:
     provider: Answer | Callable[[Seen], Answer] | None = None
     forwarded: int = 1
     second: tuple[Row, ...] = ()
-    rows_elsewhere: Mapping[Kind, tuple[Row, ...]] = field(default_factory=dict)
-
-    def wanted_rows(self, kind: Kind) -> tuple[Row, ...]:
-        """What must be on record after a door of this kind."""
-        return self.rows_elsewhere.get(kind, self.rows)
+    timed: frozenset[str] = frozenset()
 
     @property
     def steps(self) -> tuple[Call, ...]:

@@ -15,7 +15,7 @@ import httpx2
 from llmguard.guard import Guard
 from llmguard.integrations.httpx import async_http_client, http_client
 from tests.scenarios.calls import Call, Heard, Kind
-from tests.scenarios.provider import Provider, Whose, mark
+from tests.scenarios.provider import Provider, Whose
 
 PATIENCE = 3.0
 """Seconds that the guard waits for a silent provider, and that applications and clients wait where they do it."""
@@ -72,9 +72,16 @@ DOORS: tuple[Door, ...] = (
         second="/second/deep/b%20%C3%A9",
     ),
     Door("django-asgi", "Django, uvicorn", server="django-asgi", prefix="/llm"),
-    Door("django-wsgi", "Django, gunicorn gthread", server="django-wsgi", prefix="/llm"),
+    Door("django-wsgi", "Django, gunicorn gthread", server="django-wsgi", prefix="/llm", parallel=4),
     Door("flask-sync", "Flask, gunicorn sync", server="flask-sync", prefix="/llm", second="/second/llm", parallel=1),
-    Door("flask-gthread", "Flask, gunicorn gthread", server="flask-gthread", prefix="/llm", second="/second/llm"),
+    Door(
+        "flask-gthread",
+        "Flask, gunicorn gthread",
+        server="flask-gthread",
+        prefix="/llm",
+        second="/second/llm",
+        parallel=3,
+    ),
     Door("flask-gevent", "Flask, gunicorn gevent", server="flask-gevent", prefix="/llm", second="/second/llm"),
     *(
         Door(
@@ -93,6 +100,7 @@ DOORS: tuple[Door, ...] = (
         kind="layers",
         server="flask-gthread",
         prefix="/layers",
+        parallel=3,
         second="/second/layers",
     ),
     Door("httpx2", "a guarded client of httpx2", kind="inside", module="httpx2"),
@@ -114,7 +122,7 @@ class Caller:
         raise NotImplementedError
 
     def content(self, call: Call) -> bytes:
-        return call.content(mark(*self.whose))
+        return call.content(self.provider.mark(self.whose))
 
     def sent(self, before: int) -> None:
         """Wait until the provider has one call more than ``before``."""
@@ -123,7 +131,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class SocketCaller(Caller):
-    """Over the network: ``origin`` and ``second`` are the doors of the two guards, ``keys`` the virtual keys by name."""
+    """Over the network. ``origin`` and ``second`` are the doors of the two guards, ``keys`` the keys by name."""
 
     client: httpx2.Client
     origin: str

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx2
@@ -16,9 +17,11 @@ from redis import Redis
 
 from llmguard.guard import Guard
 from tests.scenarios.calls import Heard, Scenario
-from tests.scenarios.doors import PATIENCE, SERVERS, Caller, Door, InsideCaller, SocketCaller
-from tests.scenarios.provider import Provider, Whose, provider
-from tests.scenarios.scenarios import BY_NAME, NO_MEANING, SECTIONS, default
+from tests.scenarios.doors import DOORS, PATIENCE, SERVERS, Caller, Door, InsideCaller, SocketCaller
+from tests.scenarios.provider import Whose, provider
+from tests.scenarios.replies import default
+from tests.scenarios.scenarios import BY_NAME, SECTIONS, no_meaning
+from tests.support import postgres
 from tests.support.gateway import Gateway
 from tests.support.sight import PARTS, entries
 from tests.support.valkey import ValkeyServer
@@ -48,11 +51,12 @@ class World:
 
     def __init__(self, home: Path, doors: Sequence[Door], scenarios: Sequence[Scenario], stack: ExitStack) -> None:
         self.doors = doors
-        self.played = [(d, s) for d in doors for s in scenarios if (d.name, s.name) not in NO_MEANING]
-        self.provider = stack.enter_context(provider(BY_NAME, default))
+        self.played = [(d, s) for d in doors for s in scenarios if no_meaning(d, s) is None]
+        self.provider = stack.enter_context(provider(BY_NAME, [door.name for door in DOORS], default))
         self.store = stack.enter_context(ValkeyServer())
         self.home = home
-        self.served, self.second = self._gateway("first", 0), self._gateway("second", 1)
+        self.served = self._gateway("first", 0, ledger=stack.enter_context(postgres.running()))
+        self.second = self._gateway("second", 1)
         self._keys = self._make_keys()
         self._client = stack.enter_context(httpx2.Client(verify=False, limits=httpx2.Limits(max_connections=None)))
         self._guards = [Guard(str(made.path)) for made in (self.served, self.second)]
@@ -60,7 +64,7 @@ class World:
             stack.callback(guard.close)
         self.origins = stack.enter_context(self._servers())
 
-    def _gateway(self, name: str, number: int) -> Gateway:
+    def _gateway(self, name: str, number: int, **more: Any) -> Gateway:
         home = self.home / name
         home.mkdir()
         patience = f"{PATIENCE:g}s"
@@ -73,18 +77,19 @@ class World:
         }
         families = {"local": "openai", "claude": "anthropic"}
         own = {
+            "secrets": {"pepper": token_hex(32), "signing": [token_hex(32)], "cache": [token_hex(32)]},
             "store": f"redis://127.0.0.1:{self.store.port}/{number}",
-            "providers": {name: common | {"dialect": family} for name, family in families.items()},
+            "providers": {name: common | {"dialect": family, "default": True} for name, family in families.items()},
             "models": {"nice": "local/m"},
             "prices": {f"{name}/*": {"input": "$5/M", "output": "$15/M"} for name in families},
         }
-        return Gateway(home, {**own, **SECTIONS})
+        return Gateway(home, {**own, **SECTIONS, **more})
 
     def _make_keys(self) -> Mapping[Whose, str]:
         keys: dict[Whose, str] = {}
         ledger, second = Guard(str(self.served.path)).ledger(), Guard(str(self.second.path)).ledger()
         for at in (ledger, second):
-            at.make_ready()
+            at.migrate()
         for door in self.doors:
             if door.server:
                 keys["other", door.name] = ledger.keys.create("other", door.name, "chat")[1]
@@ -166,7 +171,7 @@ class World:
 
     def _gather(self, run: Run) -> None:
         """Look at ledgers and store once they say the same, or have had the time to."""
-        wanted = sum(len(scenario.wanted_rows(door.kind)) for door, scenario in self.played)
+        wanted = sum(len(scenario.rows) for door, scenario in self.played)
         _wait(lambda: len(entries(self.served)) >= wanted and not any(at["held"] for at in self._kept().values()))
         run.kept = self._kept()
         run.rows, run.second = _by_caller(self.served), _by_caller(self.second)

@@ -1,4 +1,4 @@
-"""The ASGI doors of two guards in one application. ``SERVED_CONFIG`` and ``SECOND_CONFIG`` name their configurations."""
+"""The ASGI doors of two guards in one application; their configurations are `SERVED_CONFIG` and `SECOND_CONFIG`."""
 
 from __future__ import annotations
 
