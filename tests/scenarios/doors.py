@@ -17,23 +17,23 @@ from llmguard.integrations.httpx import async_http_client, http_client
 from tests.scenarios.calls import Call, Heard, Kind
 from tests.scenarios.provider import Provider, Whose
 
-PATIENCE = 3.0
+PATIENCE = 2.0
 """Seconds that the guard waits for a silent provider, and that applications and clients wait where they do it."""
 _LONG = 30.0
 
 
 @dataclass(frozen=True)
 class Server:
-    """A process: the kind of server, the application, and the path that answers 200 once it is ready."""
+    """A process: the kind of server, the application, and the path that answers 200 once its guard is ready."""
 
     kind: str
     application: str
-    probe: str = "/"
+    probe: str = "/llm/readyz"
 
 
 SERVERS: Mapping[str, Server] = {
     "proxy": Server("llmguard", ""),
-    "asgi": Server("uvicorn", "tests.scenarios.served:application"),
+    "asgi": Server("uvicorn", "tests.scenarios.served:application", "/a/readyz"),
     "django-asgi": Server("uvicorn", "tests.support.django_served:asgi"),
     "django-wsgi": Server("gunicorn-gthread", "tests.support.django_served:wsgi"),
     "flask-sync": Server("gunicorn-sync", "tests.scenarios.served_wsgi:application"),
@@ -46,7 +46,8 @@ SERVERS: Mapping[str, Server] = {
 class Door:
     """``server`` and ``prefix`` say where a door of a process is, ``module`` and ``awaited`` which client is one.
 
-    ``second`` is the prefix of the same door of another guard in the same process. ``parallel`` calls fit in at once.
+    ``second`` is the prefix of the same door of another guard in the same process. ``alone``: its server takes one call
+    at a time.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Door:
     server: str = ""
     prefix: str = ""
     second: str | None = None
-    parallel: int = 8
+    alone: bool = False
     module: str = ""
     awaited: bool = False
 
@@ -72,15 +73,14 @@ DOORS: tuple[Door, ...] = (
         second="/second/deep/b%20%C3%A9",
     ),
     Door("django-asgi", "Django, uvicorn", server="django-asgi", prefix="/llm"),
-    Door("django-wsgi", "Django, gunicorn gthread", server="django-wsgi", prefix="/llm", parallel=4),
-    Door("flask-sync", "Flask, gunicorn sync", server="flask-sync", prefix="/llm", second="/second/llm", parallel=1),
+    Door("django-wsgi", "Django, gunicorn gthread", server="django-wsgi", prefix="/llm"),
+    Door("flask-sync", "Flask, gunicorn sync", server="flask-sync", prefix="/llm", second="/second/llm", alone=True),
     Door(
         "flask-gthread",
         "Flask, gunicorn gthread",
         server="flask-gthread",
         prefix="/llm",
         second="/second/llm",
-        parallel=3,
     ),
     Door("flask-gevent", "Flask, gunicorn gevent", server="flask-gevent", prefix="/llm", second="/second/llm"),
     *(
@@ -100,7 +100,6 @@ DOORS: tuple[Door, ...] = (
         kind="layers",
         server="flask-gthread",
         prefix="/layers",
-        parallel=3,
         second="/second/layers",
     ),
     Door("httpx2", "a guarded client of httpx2", kind="inside", module="httpx2"),

@@ -22,7 +22,7 @@ def judge(run: Run, door: Door, scenario: Scenario) -> None:
         if step.leaves is None:
             _check_heard(said, step.wanted(door.name, door.kind))
     assert run.forwarded.get(whose, 0) == scenario.forwarded, (
-        f"{run.forwarded.get(whose, 0)} requests that reached the provider"
+        f"{whose}: {run.forwarded.get(whose, 0)} requests that reached the provider"
     )
     check_rows(run.rows.get(whose, ()), scenario.rows)
     check_rows(run.second.get(whose, ()), scenario.second)
@@ -55,9 +55,9 @@ def check_rows(found: Sequence[Mapping[str, Any]], wanted: Sequence[Row]) -> Non
 
 OWN: Final = {
     *("event_id", "attempt_id", "created_at", "env", "principal", "key_id", "tree_id", "trace_id"),
-    *("latency_ms", "ttft_ms", "charges"),
+    *("latency_ms", "ttft_ms", "charges", "estimate_nano", "cap_nano"),
 }
-"""Columns in which calls differ that are alike."""
+"""Columns in which calls differ that are alike. A prompt is counted as exactly as there is need just then."""
 
 
 def disagreements(run: Run, scenario: Scenario, doors: Sequence[Door]) -> dict[str, dict[str, Any]]:
