@@ -117,6 +117,60 @@ def test_a_request_that_is_over_before_its_head_is_answered_499(guard: Guard) ->
     assert row_of(guard)["usage_source"] == "estimated"
 
 
+def test_what_an_application_does_after_its_reply_is_not_the_callers_to_end(guard: Guard) -> None:
+    async def run() -> bool:
+        client, done = Client(), asyncio.Event()
+
+        async def upstream(scope: Any, receive: Any, send: Any) -> None:
+            await send(START)
+            await send({"type": "http.response.body", "body": b"".join(EVENTS)})
+            client.leaves.set()  # servers say so when a reply is complete
+            for _ in range(10):
+                await asyncio.sleep(0)
+            done.set()
+
+        async with closing(guard):
+            await client.call(Quota(upstream, guard=guard))
+        return done.is_set()
+
+    assert asyncio.run(run())
+    assert row_of(guard)["usage_source"] == "provider"
+
+
+def test_an_application_that_fails_behind_somebody_who_ends_its_reply_has_failed(guard: Guard) -> None:
+    async def run() -> None:
+        client = Client()
+
+        async def upstream(scope: Any, receive: Any, send: Any) -> None:
+            await send(START)
+            await send({"type": "http.response.body", "body": EVENTS[0], "more_body": True})
+            raise RuntimeError("the provider's connection broke")
+
+        class Ending:
+            def __init__(self, app: Any) -> None:
+                self.app = app
+
+            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+                try:
+                    await self.app(scope, receive, send)
+                except RuntimeError:
+                    await send({"type": "http.response.body", "body": b""})
+                    client.leaves.set()
+                    await asyncio.sleep(0)
+                    raise
+
+        async with closing(guard):
+            with pytest.raises(RuntimeError, match="broke"):
+                await client.call(Quota(Ending(Meter(upstream, guard=guard)), guard=guard))
+
+    asyncio.run(run())
+    engine = sa.create_engine(guard.config.ledger)
+    with engine.connect() as connection:
+        said = connection.execute(sa.text("SELECT interrupted FROM llmguard_entries")).scalars().all()
+    engine.dispose()
+    assert said == ["upstream_failed"]
+
+
 def test_somebody_between_the_layers_who_answers_costs_nothing(guard: Guard) -> None:
     async def run() -> None:
         client = Client()
