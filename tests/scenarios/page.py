@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmguard.core.money import usd_string
-from tests.scenarios.calls import Row, Scenario
+from tests.scenarios.calls import Row, Scenario, Sees
 from tests.scenarios.doors import DOORS
 from tests.scenarios.judging import judge
 from tests.scenarios.playing import Run
@@ -22,7 +22,9 @@ _LEFT = "leaves"
 def declared() -> str:
     """What the page must say."""
     heard = {s.name: [(step.sees.status, step.sees.code) for step in s.steps] for s in SCENARIOS}
-    return _printed(heard, {s.name: (*s.rows, *s.second) for s in SCENARIOS})
+    played = [scenario for scenario in SCENARIOS for door in DOORS if no_meaning(door, scenario) is None]
+    forwarded, entries = sum(s.forwarded for s in played), sum(len(s.rows) + len(s.second) for s in played)
+    return _printed(heard, {s.name: (*s.rows, *s.second) for s in SCENARIOS}, _totals(len(played), forwarded, entries))
 
 
 def printed(run: Run) -> str:
@@ -36,7 +38,10 @@ def printed(run: Run) -> str:
         whose = (scenario.name, doors[0].name)
         heard[scenario.name] = [(said.status, said.code) for said in run.heard[whose]]
         rows[scenario.name] = (*run.rows.get(whose, ()), *run.second.get(whose, ()))
-    return _printed(heard, rows)
+    kept = sum(said["held"] for said in run.kept.values())
+    assert (kept, set().union(*run.busy.values())) == (0, set())
+    entries = sum(len(of) for ledger in (run.rows, run.second) for of in ledger.values())
+    return _printed(heard, rows, _totals(len(run.heard), sum(run.forwarded.values()), entries))
 
 
 def text_of(page: str) -> str:
@@ -50,7 +55,14 @@ def replaced(page: str, text: str) -> str:
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}"
 
 
-def _printed(heard: Mapping[str, Sequence[tuple[int, str | None]]], rows: Mapping[str, Sequence[Row]]) -> str:
+def _totals(scenes: int, forwarded: int, entries: int) -> str:
+    ended = "0 held and 0 calls open at the end"
+    return f"{scenes} scenes, {forwarded} requests to the provider, {entries} ledger entries, {ended}."
+
+
+def _printed(
+    heard: Mapping[str, Sequence[tuple[int, str | None]]], rows: Mapping[str, Sequence[Row]], totals: str
+) -> str:
     doors = [f"{number}. {door.title}" for number, door in enumerate(DOORS, 1)]
     numbers = [str(number) for number in range(1, len(DOORS) + 1)]
     table = [_line(["scenario", "what happens", "the caller hears", "the ledger says", *numbers])]
@@ -59,7 +71,7 @@ def _printed(heard: Mapping[str, Sequence[tuple[int, str | None]]], rows: Mappin
         told = _heard(scenario, heard[scenario.name])
         cells = ["✓" if no_meaning(door, scenario) is None else "–" for door in DOORS]
         table.append(_line([scenario.name, scenario.says, told, _recorded(rows[scenario.name]), *cells]))
-    return "\n\n".join(["\n".join(doors), "\n".join(table), "\n".join(_exceptions())])
+    return "\n\n".join(["\n".join(doors), "\n".join(table), totals, "\n".join(_exceptions())])
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -97,11 +109,19 @@ def _exceptions() -> list[str]:
         lines += [f"- {name} at {', '.join(numbers)}: {reason}." for reason, numbers in by_reason.items()]
     lines += ["", "Heard otherwise:", ""]
     for scenario in SCENARIOS:
+        otherwise: dict[str, list[str]] = {}
         for step in scenario.steps:
             for door, sees in step.seen_elsewhere.items():
-                told = f"{sees.status or 'the exception'} {f'`{sees.code}`' if sees.code else ''}".strip()
-                lines.append(f"- {scenario.name} at {', '.join(_numbers(door))}: {told}.")
+                otherwise.setdefault(_told(sees), []).extend(_numbers(door))
+        lines += [f"- {scenario.name} at {', '.join(numbers)}: {told}." for told, numbers in otherwise.items()]
     return lines
+
+
+def _told(sees: Sees) -> str:
+    """What is heard, in words."""
+    if not sees.status:
+        return f"the exception `{sees.code}`"
+    return f"{sees.status} `{sees.code}`" if sees.code else str(sees.status)
 
 
 def _numbers(name: str) -> list[str]:

@@ -27,7 +27,7 @@ from tests.support.sight import PARTS, entries
 from tests.support.valkey import ValkeyServer
 from tests.support.web_servers import web_server
 
-AT_ONCE = 8
+AT_ONCE = 6
 """Scenes; some only wait."""
 CLOSED_WITHIN = 2.0
 """Seconds after which nothing of a caller who hung up may be open at the provider; these machines are busy."""
