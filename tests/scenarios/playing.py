@@ -157,10 +157,13 @@ class World:
             for call in scenario.calls:
                 heard += caller.ask(call)
                 if call.leaves is not None:
-                    numbers = self.provider.numbers(whose)
-                    self.provider.wait_for(lambda p, numbers=numbers: not numbers & p.alive, CLOSED_WITHIN)
+                    self._closed(self.provider.numbers(whose))
         except Exception as error:  # noqa: BLE001  whatever it is, the test of this scenario raises it again
             run.failed[whose] = error
+
+    def _closed(self, numbers: set[int]) -> None:
+        """These connections of the provider end in time."""
+        self.provider.wait_for(lambda provider: not numbers & provider.alive, CLOSED_WITHIN)
 
     def _caller(self, door: Door, whose: Whose) -> Caller:
         if not door.server:

@@ -27,7 +27,8 @@ class Body(Iterator[bytes]):
         self._pieces = reply.iter_raw()
 
     def __next__(self) -> bytes:
-        return next(self._pieces)
+        piece: bytes = next(self._pieces)
+        return piece
 
 
 def forwarding(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
