@@ -60,7 +60,9 @@ class World:
         self.served = self._gateway("first", 0, ledger=stack.enter_context(postgres.running()))
         self.second = self._gateway("second", 1)
         self._keys = self._make_keys()
-        self._client = stack.enter_context(httpx2.Client(verify=False, limits=httpx2.Limits(max_connections=None)))
+        # A connection for each call: a server may close an idle one at the moment when the next call is written to it.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+        self._client = stack.enter_context(httpx2.Client(verify=False, limits=limits))
         self._guards = [Guard(str(made.path)) for made in (self.served, self.second)]
         for guard in self._guards:
             stack.callback(guard.close)
