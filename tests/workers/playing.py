@@ -74,15 +74,23 @@ class Played:
     serving: dict[str, bool] = field(default_factory=dict)
 
 
-def play(rig: Rig, cases: Iterable[Case], *, guarded: bool, timeout: float, silence: float = 0.0) -> Played:
+def play(
+    rig: Rig,
+    cases: Iterable[Case],
+    *,
+    guarded: bool,
+    timeout: float,
+    silence: float = 0.0,
+    turns: Iterable[tuple[str, ...]] = (PREFORK, POOLS[1:]),
+) -> Played:
     """Send every row, wait until all have ended (``timeout`` seconds), and listen to the ``silence``.
 
-    First where processes are the slots, then where they are not: all pools at once on two cores would stand still for
-    so long that the guard takes its store for gone, which is another test's matter.
+    First where processes are the slots, then where they are not, if ``turns`` says no other: very many rows at once on
+    two cores would stand still for so long that the guard takes its store for gone, which is another test's matter.
     """
     played, workers = Played(), {}
     wanted = list(cases)
-    for turn in (PREFORK, POOLS[1:]):
+    for turn in turns:
         some = _start(rig, [case for case in wanted if case[0] in turn], guarded)
         _send(rig, some, played, guarded=guarded)
         deadline = time.monotonic() + timeout

@@ -51,7 +51,7 @@ def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     chosen = [item.callspec.params for item in request.session.items if item.path == request.path]
     wanted = [(params["place"], params["row"]) for params in chosen]
     with rig(tmp_path_factory.mktemp("swallowers"), "tests.workers.tasks_swallowers") as made:
-        return play(made, wanted, guarded=True, timeout=TIMEOUT, silence=2.0)
+        return play(made, wanted, guarded=True, timeout=TIMEOUT, silence=2.0, turns=[POOLS])
 
 
 @pytest.mark.parametrize(("place", "row"), cases(ENDS))
