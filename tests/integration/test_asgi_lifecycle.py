@@ -3,6 +3,7 @@ adopts the spool. And what forks and reloads leave behind: nothing that is share
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -46,7 +47,7 @@ def world(home: Path, provider: Upstream, store: ValkeyServer, kind: str, name: 
     keys = {"good": served.key()}
     env = {"SERVED_CONFIG": str(served.path), "UPSTREAM": provider.origin}
     grace = (GRACE[kind.partition("-")[0]], "1")
-    application = f"tests.support.asgi_served:{name}"
+    application = name if ":" in name else f"tests.support.asgi_served:{name}"
     with web_server(kind, application, home, probe="/llm/readyz", env=env, extra=(*grace, *extra)) as server:
         yield World(server, served, provider, store, keys, "/llm")
 
@@ -128,6 +129,32 @@ def test_forked_and_reloaded_workers_share_nothing(
     assert len(rows) == 12 + STREAMS
     assert len([row for row in rows if row["interrupted"]]) == STREAMS
     assert len({row["event_id"] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "started"), [("uvicorn", "Application startup complete"), ("hypercorn", "Running on")]
+)
+def test_a_reload_while_streams_are_open_loses_nothing(
+    tmp_path: Path, provider: Upstream, store: ValkeyServer, kind: str, started: str
+) -> None:
+    """`--reload`: another process takes over when a file of the program has changed."""
+    program = tmp_path / "program.py"
+    program.write_text("from tests.support.asgi_served import hosted\n")
+    provider.reply(json_body=REPLY)
+    with world(tmp_path, provider, store, kind, "program:hosted", "--reload") as served:
+        assert served.post(chat()).status_code == 200
+        with open_streams(served):
+            later = time.time() + 5
+            os.utime(program, (later, later))
+            deadline = time.monotonic() + 40
+            while served.server.log.read_text().count(started) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert served.server.log.read_text().count(started) == 2, served.server.log.read_text()[-3000:]
+        assert served.post(chat()).status_code == 200
+        served.server.stop()
+        rows = adopted(served)
+    assert len(rows) == len({row["event_id"] for row in rows}) == 2 + STREAMS
+    assert len([row for row in rows if row["interrupted"]]) == STREAMS
 
 
 def _replaced(served: World) -> bool:

@@ -30,7 +30,8 @@ from tests.support.web_world import (
     world_of,
 )
 
-KINDS = ["gunicorn-sync", "gunicorn-gthread", "gunicorn-gevent", "uvicorn"]
+ASGI = ("uvicorn", "hypercorn")
+KINDS = ["gunicorn-sync", "gunicorn-gthread", "gunicorn-gevent", *ASGI]
 SILENT = chat_stream(4, USAGE)
 
 
@@ -42,7 +43,7 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def world(request: pytest.FixtureRequest, common: Shared) -> Iterator[World]:
-    name = "asgi" if request.param == "uvicorn" else "wsgi"
+    name = "asgi" if request.param in ASGI else "wsgi"
     with world_of(common, request.param, f"tests.support.django_served:{name}", "/llm") as made:
         yield made
 
@@ -105,7 +106,7 @@ def test_a_stream_arrives_while_it_is_written(world: World, place: str) -> None:
 
 def streaming_view(world: World) -> str:
     """The view whose stream Django does not collect first: one of its own world."""
-    return "/astream" if world.server.kind == "uvicorn" else "/stream"
+    return "/astream" if world.server.kind in ASGI else "/stream"
 
 
 @pytest.mark.parametrize("said", [0, 2], ids=["before the head", "mid-stream"])
