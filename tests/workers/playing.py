@@ -139,7 +139,8 @@ def _await_ends(workers: dict[Case, Worker], deadline: float) -> None:
         tags = [
             _tag(True, place, row) for (place, row), its in workers.items() if its is worker and place not in row.holds
         ]
-        worker.wait_done(*tags, timeout=deadline - time.monotonic())
+        if tags:  # a worker all of whose rows may hold their slots never drains
+            worker.wait_done(*tags, timeout=deadline - time.monotonic())
 
 
 def _await_bills(rig: Rig, workers: dict[Case, Worker], deadline: float) -> None:
