@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.support.gateway import Gateway
-from tests.support.replies import chat_stream
+from tests.support.replies import COST, REPLY, USAGE, chat_stream
 from tests.support.sight import entries, entry_of, levels
 from tests.support.upstream import SSE, Answer, Upstream, upstream
 from tests.support.valkey import ValkeyServer
@@ -22,17 +22,7 @@ from tests.support.web_servers import WebServer, web_server
 
 MOUNTED = ["/fastapi/llm", "/a", "/deep/b%20%C3%A9", "/host/llm", "/around"]
 LAYERED = ["/order1", "/order2", "/order3", "/host"]
-USAGE = {"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100}
-COST = 1_000 * 5_000 + 100 * 15_000
 NO_CACHE = {"cache-control": "no-store"}
-REPLY = {
-    "id": "c",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "gpt-4o",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
-    "usage": USAGE,
-}
 
 
 @dataclass(frozen=True)

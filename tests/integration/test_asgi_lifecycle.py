@@ -15,9 +15,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.integration.test_asgi_doors import REPLY, World, chat, config
+from tests.integration.test_asgi_doors import World, chat, config
 from tests.support.gateway import Gateway
-from tests.support.replies import chat_stream
+from tests.support.replies import REPLY, chat_stream
 from tests.support.sight import entries, levels
 from tests.support.upstream import SSE, Answer, Upstream, upstream
 from tests.support.valkey import ValkeyServer

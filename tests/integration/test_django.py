@@ -11,13 +11,10 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from tests.support.replies import chat_stream
+from tests.support.replies import COST, REPLY, USAGE, chat_stream
 from tests.support.sight import entries, entry_of
 from tests.support.upstream import SSE, Answer
 from tests.support.web_world import (
-    COST,
-    REPLY,
-    USAGE,
     Shared,
     World,
     chat,

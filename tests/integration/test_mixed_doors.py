@@ -19,10 +19,10 @@ from llmguard.integrations.httpx import http_client
 from llmguard.ledger import rollups
 from llmguard.ledger.engine import create_engine, reading
 from tests.support.gateway import Gateway
-from tests.support.replies import chat_stream
+from tests.support.replies import REPLY, chat_stream
 from tests.support.sight import entries, levels
 from tests.support.upstream import SSE, Answer, Seen, answer
-from tests.support.web_world import REPLY, Shared, chat, shared, world_of
+from tests.support.web_world import Shared, chat, shared, world_of
 
 KEYS = {"search": "chat", "ads": "mail", "slow": "x", "poor": "little"}
 KINDS = ("new", "new", "new", "same", "same", "broken", "busy", "left")

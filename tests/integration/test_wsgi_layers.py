@@ -12,20 +12,9 @@ import pytest
 from llmguard import Guard
 from llmguard.errors import ConfigError
 from llmguard.integrations.wsgi import Authn, Quota
-from tests.support.replies import chat_stream
+from tests.support.replies import COST, REPLY, USAGE, chat_stream
 from tests.support.sight import entry_of
-from tests.support.web_world import (
-    COST,
-    REPLY,
-    USAGE,
-    World,
-    chat,
-    hang_up_on_server,
-    known_to,
-    shared,
-    wait_for_new,
-    world_of,
-)
+from tests.support.web_world import World, chat, hang_up_on_server, known_to, shared, wait_for_new, world_of
 
 ORDERS = ["/1", "/2", "/3"]
 WHOLE = b"".join(chat_stream(4, USAGE))

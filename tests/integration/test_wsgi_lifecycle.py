@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.replies import chat_stream
+from tests.support.replies import REPLY, USAGE, chat_stream
 from tests.support.sight import entries
 from tests.support.upstream import SSE, Answer
-from tests.support.web_world import REPLY, USAGE, Shared, World, chat, known_to, shared, world_of
+from tests.support.web_world import Shared, World, chat, known_to, shared, world_of
 
 DJANGO = "tests.support.django_served:wsgi"
 PLAIN = "tests.support.wsgi_served:application"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -110,15 +111,15 @@ DOORS: tuple[Door, ...] = (
 
 
 @dataclass(frozen=True)
-class Caller:
+class Caller(ABC):
     """Somebody at a door, in a scenario."""
 
     whose: Whose
     provider: Provider
 
+    @abstractmethod
     def ask(self, call: Call) -> list[Heard]:
         """What is heard, that of the call made meanwhile first."""
-        raise NotImplementedError
 
     def content(self, call: Call) -> bytes:
         return call.content(self.provider.mark(self.whose))

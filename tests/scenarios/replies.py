@@ -7,19 +7,9 @@ import re
 from typing import Any
 
 from tests.scenarios.calls import ANY, MARK, Row, Sees
-from tests.support.replies import chat_stream
+from tests.support.replies import COST, REPLY, USAGE, chat_stream
 from tests.support.upstream import SSE, Answer, Seen, answer
 
-USAGE = {"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100}
-COST = 1_000 * 5_000 + 100 * 15_000
-REPLY = {
-    "id": "c",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "gpt-4o",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
-    "usage": USAGE,
-}
 WHOLE = json.dumps(REPLY).encode()
 ESTIMATED = "0 < cost <= cap"
 """Stands for a cost in a row that depends on how far a call came."""

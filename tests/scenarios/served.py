@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route
 
 import llmguard
 from llmguard.integrations.asgi import Audit, Authn, Cache, Meter, Quota
+from tests.support.asgi_parts import Tracing, gzip, pass_on
 
 first = llmguard.Guard(os.environ["SERVED_CONFIG"])
 second = llmguard.Guard(os.environ["SECOND_CONFIG"])
@@ -26,29 +24,7 @@ client = httpx2.AsyncClient(base_url=os.environ["SERVED_PROVIDER"], timeout=floa
 
 async def forwarding(scope: Any, receive: Any, send: Any) -> None:
     """An application of somebody's own that passes LLM calls on to the provider."""
-    request = Request(scope, receive)
-    headers = {name: value for name, value in request.headers.items() if name not in ("host", "authorization")}
-    target = scope["path"].removeprefix(scope.get("root_path", ""))
-    outgoing = client.build_request(request.method, target, headers=headers, content=await request.body())
-    reply = await client.send(outgoing, stream=True)
-    try:
-        await StreamingResponse(reply.aiter_raw(), reply.status_code, dict(reply.headers))(scope, receive, send)
-    finally:
-        await reply.aclose()
-
-
-class Tracing(BaseHTTPMiddleware):
-    """What many applications have: reads the request, and adds a header to the reply."""
-
-    async def dispatch(self, request: Request, call_next: Callable[[Request], Any]) -> Any:
-        await request.body()
-        reply = await call_next(request)
-        reply.headers["x-traced"] = "yes"
-        return reply
-
-
-def gzip(app: Any) -> Any:
-    return GZipMiddleware(app, minimum_size=1)
+    await pass_on(client, scope, receive, send)
 
 
 def cors(app: Any) -> Any:

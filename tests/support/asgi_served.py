@@ -7,21 +7,19 @@ of others in between, around an application that forwards calls with a plain cli
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 import llmguard
 from llmguard.integrations.asgi import Audit, Authn, Cache, ContextMiddleware, Meter, Quota
+from tests.support.asgi_parts import Tracing, gzip, pass_on
 
 guard = llmguard.Guard(os.environ["SERVED_CONFIG"])
 alone = llmguard.create_app(guard)
@@ -31,32 +29,8 @@ class Forwarding:
     """An application of somebody's own that passes LLM calls on to the provider."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        request = Request(scope, receive)
-        headers = {name: value for name, value in request.headers.items() if name not in ("host", "authorization")}
-        target = scope["path"].removeprefix(scope.get("root_path", ""))
-        async with httpx2.AsyncClient(timeout=60) as client:
-            url = os.environ["UPSTREAM"] + target
-            outgoing = client.build_request(request.method, url, headers=headers, content=await request.body())
-            reply = await client.send(outgoing, stream=True)
-            try:
-                answer = StreamingResponse(reply.aiter_raw(), reply.status_code, dict(reply.headers))
-                await answer(scope, receive, send)
-            finally:
-                await reply.aclose()
-
-
-class Tracing(BaseHTTPMiddleware):
-    """What many applications have: reads the request, and adds a header to the reply."""
-
-    async def dispatch(self, request: Request, call_next: Callable[[Request], Any]) -> Any:
-        await request.body()
-        reply = await call_next(request)
-        reply.headers["x-traced"] = "yes"
-        return reply
-
-
-def gzip(app: Any) -> Any:
-    return GZipMiddleware(app, minimum_size=1)
+        async with httpx2.AsyncClient(base_url=os.environ["UPSTREAM"], timeout=60) as client:
+            await pass_on(client, scope, receive, send)
 
 
 def cors(app: Any) -> Any:

@@ -1,10 +1,23 @@
-"""Streamed replies as the providers write them, one piece an event; their words are as long as they are asked to be."""
+"""Replies as the providers write them: a whole one, and streams, one piece an event, of words as long as they are asked
+to be."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from typing import Any
+
+USAGE = {"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100}
+COST = 1_000 * 5_000 + 100 * 15_000
+"""Of that in nano-USD, at $5 and $15 a million."""
+REPLY = {
+    "id": "c",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "gpt-4o",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
+    "usage": USAGE,
+}
 
 
 def chunk_of(choices: Sequence[Any], usage: Any = None) -> dict[str, Any]:

@@ -20,17 +20,6 @@ from tests.support.upstream import Upstream, upstream
 from tests.support.valkey import ValkeyServer
 from tests.support.web_servers import WebServer, web_server
 
-USAGE = {"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100}
-COST = 1_000 * 5_000 + 100 * 15_000
-REPLY = {
-    "id": "c",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "gpt-4o",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
-    "usage": USAGE,
-}
-
 
 @dataclass(frozen=True)
 class Shared:

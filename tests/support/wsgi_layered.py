@@ -14,8 +14,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 import llmguard
 from llmguard.integrations.wsgi import Authn, ContextMiddleware, Meter, Quota
 from llmguard.runtime.context import current
-from tests.support.replies import chat_stream
-from tests.support.web_world import REPLY, USAGE
+from tests.support.replies import REPLY, USAGE, chat_stream
 
 guard = llmguard.Guard(os.environ["SERVED_CONFIG"])
 Environ = dict[str, Any]

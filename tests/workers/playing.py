@@ -95,7 +95,7 @@ def play(
         _send(rig, some, played, guarded=guarded)
         deadline = time.monotonic() + timeout
         if guarded:
-            _await_ends(some, deadline)
+            _await_ends(rig, some, deadline)
         else:
             _await_bills(rig, some, deadline)
         workers |= some
@@ -134,13 +134,17 @@ def _start(rig: Rig, cases: Iterable[Case], guarded: bool) -> dict[Case, Worker]
     return workers
 
 
-def _await_ends(workers: dict[Case, Worker], deadline: float) -> None:
+def _await_ends(rig: Rig, workers: dict[Case, Worker], deadline: float) -> None:
+    """Until all have ended, but for those that may hold their slot: of these until they have paid all they may."""
     for worker in set(workers.values()):
         tags = [
             _tag(True, place, row) for (place, row), its in workers.items() if its is worker and place not in row.holds
         ]
         if tags:  # a worker all of whose rows may hold their slots never drains
             worker.wait_done(*tags, timeout=deadline - time.monotonic())
+    holders = [(_tag(True, place, row), row.paid) for place, row in workers if place in row.holds]
+    while any(rig.provider.paid(tag) < most for tag, most in holders) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _await_bills(rig: Rig, workers: dict[Case, Worker], deadline: float) -> None:

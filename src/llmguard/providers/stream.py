@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from enum import Enum, auto
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ PASS, DROP, HOLD = Fate
 """The same as bare names: a member looked up in its enumeration costs as much as a search."""
 
 
-class SSEReader:
+class SSEReader(ABC):
     """Reads one reply while it passes; the base of the dialects' readers (see :class:`llmguard.core.ports.Reader`).
 
     Bytes go on in the piece in which they came, whether their event is whole or not; of an event under way a copy is
@@ -95,26 +96,26 @@ class SSEReader:
 
     # What a dialect fills in.
 
+    @abstractmethod
     def _event(self, data: bytes) -> Fate:
         """Read the data of one event (a CR may follow it) and say what becomes of it.
 
         What is partly with the caller is not dropped any more.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _reply(self, body: bytes) -> None:
         """Read a reply that is one document."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _ending(self, refuse: Refuse, request_id: str) -> bytes:
         """Events that end the stream in mid-answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _error(self, refuse: Refuse, request_id: str) -> bytes:
         """Encoded members ``"name":value`` that make an object an error, whatever else is in it."""
-        raise NotImplementedError
 
-    def _seen(self, usage: dict[str, Any]) -> None:
+    def _seen(self, usage: dict[str, Any]) -> None:  # noqa: B027  not every dialect has a use for it
         """The event under way has this usage object already: all there is when its end never comes."""
 
     def _free(self, event: bytearray) -> int:
