@@ -17,7 +17,7 @@ import httpx2
 from tests.support.gateway import free_port
 
 _ROOT = Path(__file__).parents[2]
-_START_S = 30.0
+_START_S = 60.0
 
 
 @dataclass(slots=True)
